@@ -1,0 +1,3 @@
+"""LoRA UI: fine-tune language models with LoRA from a page or a terminal."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,86 @@
+"""A job as its worker sees it: the folder, what was asked, and how to say where it stands.
+
+The worker owns the files of its job folder and never touches the database.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lora_ui.home import Home, read_json, write_json
+
+
+class Stopped(Exception):
+    """The person asked this job to stop."""
+
+
+class Job:
+    """`folder/job.json` read once; `phase` and `progress` write `folder/heartbeat`."""
+
+    def __init__(self, folder: Path, token: str | None = None):
+        spec = read_json(folder / "job.json")
+        self.folder = folder
+        self.id: str = spec["id"]
+        self.kind: str = spec["kind"]
+        self.run_id: str | None = spec["run_id"]
+        self.home = Home(Path(spec["home"]))
+        self.params: dict[str, Any] = spec["params"]
+        self.token = token
+        self.stopping = threading.Event()
+        self.phases: dict[str, float] = {}
+        self._lock = threading.Lock()
+        self._phase, self._since = "import", time.monotonic()
+        self._progress: dict[str, Any] = {}
+        self._written = 0.0
+
+    def check(self) -> None:
+        """Raises Stopped once a stop was asked for. Call it wherever stopping is safe."""
+        if self.stopping.is_set():
+            raise Stopped
+
+    def phase(self, name: str) -> None:
+        """End the phase before and start `name`; both are timed (seconds, summed over repeats)."""
+        with self._lock:
+            now = time.monotonic()
+            self.phases[self._phase] = self.phases.get(self._phase, 0.0) + now - self._since
+            self._phase, self._since, self._progress = name, now, {}
+        self.beat()
+
+    def progress(self, done: float, total: float, unit: str = "") -> None:
+        """Say how far this phase is. Written at most four times a second, and at the end."""
+        self._progress = {"done": done, "total": total, "unit": unit}
+        if done >= total or time.monotonic() - self._written > 0.25:
+            self.beat()
+
+    def beat(self) -> None:
+        with self._lock:
+            self._written = time.monotonic()
+            phases = {**self.phases, self._phase: self.phases.get(self._phase, 0.0) + self._written - self._since}
+            write_json(self.folder / "heartbeat", {"time": time.time(), "phase": self._phase, "phases": phases, **self._progress})
+
+    def keep_beating(self, every: float = 5.0) -> None:
+        """A thread that says "alive" through long steps."""
+
+        def run() -> None:
+            while not self._ended.wait(every):
+                self.beat()
+
+        self._ended = threading.Event()
+        threading.Thread(target=run, daemon=True, name="heartbeat").start()
+
+    def stop_on_sigterm(self) -> None:
+        """SIGTERM asks; the job ends at its next safe point."""
+        signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def token_from_stdin() -> str | None:
+    """The Hub token, if the supervisor handed one over: one JSON line, then the pipe is closed."""
+    line = sys.stdin.readline()
+    return json.loads(line).get("token") if line.strip() else None

@@ -6,6 +6,7 @@ The worker owns the files of its job folder and never touches the database.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lora_ui import machine
 from lora_ui.home import Home, read_json, write_json
 
 
@@ -37,6 +39,7 @@ class Job:
         self._lock = threading.Lock()
         self._phase, self._since = "import", time.monotonic()
         self._progress: dict[str, Any] = {}
+        self._identity = {"pid": os.getpid(), "pid_start": machine.process_start(os.getpid()), "boot_id": machine.boot_id()}
         self._written = 0.0
 
     def check(self) -> None:
@@ -62,7 +65,7 @@ class Job:
         with self._lock:
             self._written = time.monotonic()
             phases = {**self.phases, self._phase: self.phases.get(self._phase, 0.0) + self._written - self._since}
-            write_json(self.folder / "heartbeat", {"time": time.time(), "phase": self._phase, "phases": phases, **self._progress})
+            write_json(self.folder / "heartbeat", {**self._identity, "time": time.time(), "phase": self._phase, "phases": phases, **self._progress})
 
     def keep_beating(self, every: float = 5.0) -> None:
         """A thread that says "alive" through long steps."""

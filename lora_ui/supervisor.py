@@ -1,0 +1,251 @@
+"""The supervisor: one process per home folder. It alone moves job states: claims, leases, starts, stops, reaps.
+
+`tick(now)` is the whole loop body. It outlives the page and the terminal that started it, adopts workers that are still
+alive when it starts, and leaves after ten idle minutes, or when its lock file is gone or replaced (so a newer version takes
+over by removing the file). Hub tokens live in this process' memory only, from the asker's hand to the worker's stdin.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from lora_ui import __version__, errors, machine
+from lora_ui.executors import Executor
+from lora_ui.executors.local import Local, without_tokens
+from lora_ui.home import REPOSITORY, Home, read_json, write_json
+from lora_ui.jobs import BUSY, Job, Jobs
+
+IDLE_SECONDS = 600.0
+GRACE_SECONDS = {"train": 60.0}
+"""From asking a worker to end until it is killed. A training run finishes its step and saves what it learned."""
+OTHER_GRACE_SECONDS = 8.0
+STARTING_SECONDS = 20.0
+"""A worker that was started says so within this time."""
+
+
+class Supervisor:
+    def __init__(self, home: Home, executor: Executor, leases: list[str]):
+        self.home = home
+        self.jobs = Jobs(home.database)
+        self.executor = executor
+        self.leases = leases
+        self.tokens: dict[str, str] = {}
+        self.busy_at = time.time()
+        self.asked: dict[str, float] = {}
+
+    def tick(self, now: float) -> None:
+        for job in self.jobs.all(states=BUSY) + self.jobs.all(states=BUSY, deleted=True):
+            self._look_after(job, now)
+        self._make_way()
+        while job := self.jobs.claim(self.leases):
+            self._start(job)
+        if self.jobs.queue() or self.jobs.all(states=BUSY):
+            self.busy_at = now
+
+    def idle(self, now: float) -> bool:
+        return now - self.busy_at > IDLE_SECONDS
+
+    def _folder(self, job: Job) -> Path:
+        return self.home.job(job.kind, job.id, job.run_id, job.dataset)
+
+    def _start(self, job: Job) -> None:
+        handle = job.params.get("token_handle")
+        token = self.tokens.pop(handle, None) if handle else None
+        if handle and token is None:
+            return self.jobs.ended(job.id, "interrupted", errors.TokenMissing().as_dict(), None)
+        folder = self._folder(job)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for stale in ("outcome.json", "heartbeat"):
+                (folder / stale).unlink(missing_ok=True)
+            spec = {"id": job.id, "kind": job.kind, "run_id": job.run_id, "home": str(self.home.root), "params": job.params}
+            write_json(folder / "job.json", spec)
+            self.jobs.started(job.id, *self.executor.start(job, folder, token))
+        except OSError as e:
+            died = errors.WorkerDied(how="it could not be started", detail=e.strerror or str(e))
+            self.jobs.ended(job.id, "failed", died.as_dict(), None)
+
+    def _look_after(self, job: Job, now: float) -> None:
+        if job.pid is None:
+            return self._adopt(job, now)
+        if not self.executor.alive(job):
+            return self._bury(job)
+        if job.stop_asked is not None:
+            grace = GRACE_SECONDS.get(job.kind, OTHER_GRACE_SECONDS)
+            first = self.asked.setdefault(job.id, now)
+            if first == now:
+                self.executor.stop(job, force=False)
+            elif now - first > grace:
+                self.executor.stop(job, force=True)
+
+    def _adopt(self, job: Job, now: float) -> None:
+        """Claimed by a supervisor that died before it could write down the worker: the worker's own heartbeat says who it is."""
+        beat = read_json(self._folder(job) / "heartbeat")
+        if beat and beat["time"] > (job.started or now):
+            self.jobs.started(job.id, beat["pid"], beat["pid_start"], beat["boot_id"])
+        elif now - (job.started or now) > STARTING_SECONDS:
+            self._bury(job)
+
+    def _bury(self, job: Job) -> None:
+        """The worker is gone: its last word is `outcome.json`; without one it died."""
+        outcome = read_json(self._folder(job) / "outcome.json")
+        how = self.executor.how_it_ended(job)
+        asked = self.asked.pop(job.id, None) is not None or job.stop_asked is not None
+        if outcome:
+            self.jobs.ended(job.id, outcome["state"], outcome["error"], outcome["result"])
+        elif asked:
+            self.jobs.ended(job.id, "stopped", None, None)
+        else:
+            died = errors.WorkerDied(how=how, detail=self._last_words(job))
+            self.jobs.ended(job.id, "interrupted", died.as_dict(), None)
+
+    def _last_words(self, job: Job) -> str:
+        try:
+            lines = (self._folder(job) / "log.txt").read_bytes()[-4000:].decode("utf-8", "replace").strip().splitlines()
+        except FileNotFoundError:
+            lines = []
+        return f"Its last line was: {lines[-1][:300]}" if lines else "It wrote nothing to its log."
+
+    def _make_way(self) -> None:
+        """A chat holds a lease only while nothing else wants it."""
+        waiting = [job for job in self.jobs.queue() if job.kind in ("train", "merge")]
+        busy = [job for job in self.jobs.all(states=BUSY) if job.lease]
+        if waiting and len(busy) >= len(self.leases):
+            for chat in busy:
+                if chat.kind == "chat" and chat.stop_asked is None:
+                    self.jobs.ask_to_stop(chat.id)
+                    break
+
+
+def _address(home: Home, folder_fd: int) -> str:
+    """Unix socket paths end at about 100 characters; through the folder's descriptor any home works (Linux)."""
+    plain = str(home.supervisor_socket)
+    return plain if len(plain.encode()) < 100 else f"/proc/self/fd/{folder_fd}/{home.supervisor_socket.name}"
+
+
+def _listen(home: Home) -> socket.socket:
+    home.supervisor_socket.unlink(missing_ok=True)
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder_fd = os.open(home.root, os.O_RDONLY)
+    mask = os.umask(0o177)
+    try:
+        server.bind(_address(home, folder_fd))
+    finally:
+        os.umask(mask)
+        os.close(folder_fd)
+    server.listen(16)
+    return server
+
+
+def _receive(server: socket.socket, tokens: dict[str, str]) -> None:
+    """One message: `{}` only wakes the loop, `{handle, token}` hands a token over."""
+    connection, _ = server.accept()
+    with connection:
+        connection.settimeout(2)
+        try:
+            message: dict[str, Any] = json.loads(connection.makefile().readline() or "{}")
+            if "handle" in message:
+                tokens[message["handle"]] = message["token"]
+            connection.sendall(b"ok\n")
+        except (OSError, ValueError):
+            pass  # a caller that hung up is its own problem; the next one is served
+
+
+def tell(home: Home, message: dict[str, str]) -> None:
+    """Send one message to the living supervisor and wait for its word. Raises OSError when there is none."""
+    folder_fd = os.open(home.root, os.O_RDONLY)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(5)
+            client.connect(_address(home, folder_fd))
+            client.sendall(json.dumps(message).encode() + b"\n")
+            client.makefile().readline()
+    finally:
+        os.close(folder_fd)
+
+
+def living(home: Home) -> dict[str, Any] | None:
+    """`{pid, version}` of the supervisor that holds the lock, or None."""
+    try:
+        with open(home.supervisor_lock) as f:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            except BlockingIOError:
+                said: dict[str, Any] | None = json.loads(f.read() or "{}")
+                return said
+    except FileNotFoundError:
+        return None
+
+
+def ensure(home: Home, timeout: float = 30.0) -> None:
+    """A supervisor of this version is alive when this returns. Raises SupervisorDidNotStart."""
+    there = living(home)
+    if there and there.get("version") == __version__:
+        return
+    if there:
+        home.supervisor_lock.unlink(missing_ok=True)
+    with open(home.supervisor_log, "ab") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "lora_ui.supervisor", str(home.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd=REPOSITORY,
+            env=without_tokens(dict(os.environ)),
+            start_new_session=True,
+        )
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            tell(home, {})
+            return
+        except OSError:
+            if child.poll() is not None and not living(home):
+                break
+            time.sleep(0.05)
+    raise errors.SupervisorDidNotStart(detail=f"It ended with code {child.poll()}." if child.poll() is not None else "It did not answer.")
+
+
+def main(root: Path) -> None:
+    home = Home.open(root)
+    lock = open(home.supervisor_lock, "a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return  # another one is alive
+    lock.truncate(0)
+    lock.write(json.dumps({"pid": os.getpid(), "version": __version__}))
+    lock.flush()
+    leaving: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: leaving.append(number))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    supervisor = Supervisor(home, Local(), machine.look().leases)
+    server = _listen(home)
+    while not leaving and _still_ours(lock, home.supervisor_lock):
+        supervisor.tick(time.time())
+        if supervisor.idle(time.time()):
+            break
+        if select.select([server], [], [], 0.5)[0]:
+            _receive(server, supervisor.tokens)
+
+
+def _still_ours(lock: Any, path: Path) -> bool:
+    try:
+        return os.fstat(lock.fileno()).st_ino == os.stat(path).st_ino
+    except FileNotFoundError:
+        return False
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

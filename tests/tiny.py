@@ -1,0 +1,103 @@
+"""A two-layer Llama with a ChatML tokenizer, and an adapter for it: made in a tenth of a second, without importing torch.
+
+The numbers are random, so it answers nonsense; but it loads, trains, merges and generates like a real model.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from safetensors import TensorSpec, serialize_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+TEXT = ["What is the name of the river that runs past the mill? It is the river of the old mill.", "The answer is short and the question is long."]
+HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 64, 128, 2, 4, 2
+HEAD_SIZE = HIDDEN // HEADS
+LINEAR = {  # name -> (out, in), as in Llama
+    "self_attn.q_proj": (HIDDEN, HIDDEN),
+    "self_attn.k_proj": (KV_HEADS * HEAD_SIZE, HIDDEN),
+    "self_attn.v_proj": (KV_HEADS * HEAD_SIZE, HIDDEN),
+    "self_attn.o_proj": (HIDDEN, HIDDEN),
+    "mlp.gate_proj": (INNER, HIDDEN),
+    "mlp.up_proj": (INNER, HIDDEN),
+    "mlp.down_proj": (HIDDEN, INNER),
+}
+
+
+def tiny_model(folder: Path, *, template: str | None = CHATML, dtype: str = "float32", seed: int = 0) -> Path:
+    """Write a complete model folder (about 0.4 MB) and return it. `dtype` is how the weights are stored: float32 or bfloat16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = tiny_tokenizer(folder, template)
+    draw = np.random.default_rng(seed)
+    weights = {"model.embed_tokens.weight": draw.normal(0, 0.3, (vocabulary, HIDDEN)), "model.norm.weight": np.ones(HIDDEN)}
+    for layer in range(LAYERS):
+        at = f"model.layers.{layer}."
+        weights |= {at + "input_layernorm.weight": np.ones(HIDDEN), at + "post_attention_layernorm.weight": np.ones(HIDDEN)}
+        weights |= {f"{at}{name}.weight": draw.normal(0, 0.3, shape) for name, shape in LINEAR.items()}
+    _save(folder / "model.safetensors", weights, dtype)
+    _json(folder / "config.json", _config(vocabulary, dtype))
+    _json(folder / "generation_config.json", {"_from_model_config": True, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2})
+    return folder
+
+
+def tiny_tokenizer(folder: Path, template: str | None = CHATML) -> int:
+    """Write a byte-level BPE tokenizer with ChatML's control tokens; returns the size of its vocabulary."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
+    _json(folder / "tokenizer_config.json", {**named, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512})
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    return tokenizer.get_vocab_size()
+
+
+def tiny_adapter(base_folder: Path, folder: Path, r: int = 4, seed: int = 1) -> Path:
+    """Write a LoRA adapter on every linear layer of the tiny model, with the base's tokenizer beside it. It changes the answers."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw = np.random.default_rng(seed)
+    weights = {}
+    for layer in range(LAYERS):
+        for name, (out, into) in LINEAR.items():
+            at = f"base_model.model.model.layers.{layer}.{name}"
+            weights[f"{at}.lora_A.weight"] = draw.normal(0, 0.2, (r, into))
+            weights[f"{at}.lora_B.weight"] = draw.normal(0, 0.2, (out, r))
+    _save(folder / "adapter_model.safetensors", weights, "float32")
+    modules = [name.split(".")[1] for name in LINEAR]
+    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": r, "lora_alpha": 2 * r, "lora_dropout": 0.0, "bias": "none", "inference_mode": True}
+    _json(folder / "adapter_config.json", {**config, "target_modules": modules, "base_model_name_or_path": str(base_folder)})
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        if (base_folder / name).exists():
+            (folder / name).write_bytes((base_folder / name).read_bytes())
+    return folder
+
+
+def _config(vocabulary: int, dtype: str) -> dict[str, object]:
+    sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "vocab_size": vocabulary, "tie_word_embeddings": True}
+    rest = {"num_key_value_heads": KV_HEADS, "head_dim": HEAD_SIZE, "hidden_act": "silu", "max_position_embeddings": 512, "rms_norm_eps": 1e-5}
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": dtype, "rope_theta": 10000.0, **sizes, **tokens, **rest}
+
+
+def _save(path: Path, weights: dict[str, np.ndarray], dtype: str) -> None:
+    """numpy has no bfloat16: it is the upper half of a float32."""
+    raw = {name: np.ascontiguousarray(value, "<f4") for name, value in weights.items()}
+    if dtype == "bfloat16":
+        raw = {name: (value.view("<u4") >> 16).astype("<u2") for name, value in raw.items()}
+    specs = {name: TensorSpec(dtype=dtype, shape=v.shape, data_ptr=v.ctypes.data, data_len=v.nbytes) for name, v in raw.items()}
+    serialize_file(specs, str(path), {"format": "pt"})
+
+
+def _json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=1))

@@ -1,0 +1,224 @@
+"""One run, read downwards: rows, base model, adapter, trainer, saved adapter.
+
+Not here: what the page showed (worker/prepare.py made the tokens), which values `auto` takes (presets.decide), how a save
+point is written (worker/checkpoints.py).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lora_ui import errors, machine, metrics, models, presets, settings
+from lora_ui.data import prepared
+from lora_ui.errors import Say
+from lora_ui.home import read_json, write_json, write_text
+from lora_ui.presets import Decision
+from lora_ui.worker.job import Job, Stopped
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Train the run in `job.folder`; returns the result that `show` reads. Raises Stopped (with a result) when asked to stop."""
+    chosen = settings.parse(job.params["settings"])
+    write_text(job.folder / "settings.yaml", settings.write(chosen, job.params["header"]))
+    import torch
+    from datasets import Dataset, disable_progress_bars
+    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from safetensors.torch import load_file
+    from trl import SFTConfig
+
+    from lora_ui.worker import load, prepare
+    from lora_ui.worker.callbacks import Watch
+    from lora_ui.worker.checkpoints import STAGING, SavingTrainer, newest
+
+    disable_progress_bars()
+    here = machine.look()
+    device = "cuda" if torch.cuda.is_available() else here.device
+
+    # The rows: the very tokens that the preview showed.
+    job.phase("prepare")
+    summary = prepared.summary(job.home, job.params["prepare"]) or prepare.make(job, job.params["prepare"])
+    rows = prepared.folder(job.home, job.params["prepare"])
+    cache = job.folder / ".cache"
+    columns = ["input_ids", "labels"]
+    train_rows = Dataset.from_parquet(str(rows / "train.parquet"), columns=columns, cache_dir=str(cache))
+    held_out = Dataset.from_parquet(str(rows / "held_out.parquet"), columns=columns, cache_dir=str(cache)) if summary["held_out_rows"] else None
+
+    # What the machine decides, once; a resumed run keeps it.
+    said = read_json(job.folder / "decided.json")
+    if said is None:
+        made = presets.decide(chosen, summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"])
+        said = {k: d.as_dict() for k, d in {**made, **_machine_decisions(here, device)}.items()}
+        write_json(job.folder / "decided.json", said)
+    decided = {key: value["value"] for key, value in said.items()}
+    torch.set_num_threads(decided["machine.threads"])
+    dtype = getattr(torch, decided["machine.dtype"])
+
+    job.phase("load")
+    folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
+    tokenizer = load.load_tokenizer(folder)
+    if tokenizer.chat_template is None and summary["template"] == "chatml":
+        tokenizer.chat_template = prepare.CHATML
+    attention = decided["machine.attn_implementation"]
+    model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
+    adapter = chosen.adapter.model_dump()
+    torch.manual_seed(chosen.training.seed)
+    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
+    trainable, everything = model.get_nb_trainable_parameters()
+
+    took = chosen.training.model_dump(exclude={"global_batch_size"}) | {
+        key.removeprefix("training."): value for key, value in decided.items() if key.startswith("training.")
+    }
+    arguments = SFTConfig(
+        output_dir=str(job.folder / "checkpoints" / STAGING),
+        **{k: v for k, v in took.items() if k in SFTConfig.__dataclass_fields__ and k != "save_total_limit"},
+        eval_strategy="steps" if held_out else "no",
+        eval_steps=decided["evaluation.eval_steps"] if held_out else None,
+        eval_packing=False,
+        per_device_eval_batch_size=took["per_device_train_batch_size"],
+        prediction_loss_only=True,
+        save_strategy="steps",
+        save_total_limit=None,
+        load_best_model_at_end=False,
+        bf16=dtype == torch.bfloat16,
+        fp16=dtype == torch.float16,
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device == "cuda",
+        data_seed=chosen.training.seed,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        push_to_hub=False,
+    )
+    last_good, skipped = newest(job.folder / "checkpoints")
+    _forget_later_points(job.folder / "metrics.jsonl", last_good)
+    watch = Watch(job, chosen.evaluation.early_stopping_patience if held_out else 0)
+    trainer = SavingTrainer(
+        model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
+    )
+    trainer.keep, trainer.watch = chosen.training.save_total_limit, watch
+    if dtype == torch.float16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
+        for parameter in trainer.model.parameters():
+            parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
+
+    for line in skipped:
+        print(f"Left out a damaged save point: {line}", flush=True)
+    job.phase("first_step")
+    job.check()
+    try:
+        if held_out and last_good is None:
+            trainer.evaluate()  # step 0: the adapter starts at zero, so this is the base model
+        trainer.train(resume_from_checkpoint=str(last_good) if last_good else None)
+    except torch.OutOfMemoryError as e:
+        raise errors.OutOfMemory(device=here.name, step=trainer.state.global_step, detail=str(e).split(". ")[0] + ".") from e
+
+    # Keep the best point if a save point of it exists, else the last.
+    job.phase("save")
+    saved_step = trainer.state.global_step
+    best = job.folder / "checkpoints" / f"step-{watch.best[1]:06d}" if watch.best else None
+    if best and best.is_dir() and not job.stopping.is_set():
+        set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
+        saved_step = watch.best[1]
+    _save_adapter(trainer.model, tokenizer, job.folder / "adapter", chosen.model.base_model, folder)
+    shutil.rmtree(cache, ignore_errors=True)
+    shutil.rmtree(arguments.output_dir, ignore_errors=True)
+    result = {
+        **_losses(job.folder / "metrics.jsonl"),
+        "step": trainer.state.global_step,
+        "total_steps": trainer.state.max_steps,
+        "saved_step": saved_step,
+        "trainable_parameters": trainable,
+        "all_parameters": everything,
+        "memory": {"predicted_bytes": None, "measured_bytes": _peak_bytes(device)},
+        "adapter_path": str(job.folder / "adapter"),
+        "base_model_path": str(folder),
+        "resumed_from": last_good.name if last_good else None,
+        "skipped_save_points": skipped,
+    }
+    if job.stopping.is_set():
+        raise Stopped(result)
+    return result
+
+
+def _machine_decisions(here: machine.Machine, device: str) -> dict[str, Decision]:
+    """What the machine settles alone: number format, attention, threads."""
+    if device == "cuda":
+        modern = here.gpus[0].capability >= (8, 0) if here.gpus else False
+        dtype = (
+            Decision("bfloat16", Say("this GPU calculates in bfloat16 at full speed"))
+            if modern
+            else Decision("float16", Say("this GPU is older than bfloat16"))
+        )
+    elif device == "cpu" and here.bf16_is_fast:
+        dtype = Decision("bfloat16", Say("this CPU has AMX, which makes bfloat16 several times faster than float32"))
+    elif device == "cpu":
+        dtype = Decision("float32", Say("this CPU has no AMX, so bfloat16 would be slower than float32"))
+    else:
+        dtype = Decision("float32", Say("float32 is what works everywhere on this kind of device"))
+    return {
+        "machine.device": Decision(device, Say("it is what this machine has: {name}", name=here.name)),
+        "machine.dtype": dtype,
+        "machine.attn_implementation": Decision("sdpa", Say("it ships with torch and keeps packed rows apart")),
+        "machine.threads": Decision(here.cores, Say("this machine lets a run use {cores} cores", cores=here.cores)),
+    }
+
+
+def _forget_later_points(path: Path, last_good: Path | None) -> None:
+    """A resumed run repeats the steps after its save point: their old points would stand twice."""
+    if not path.exists():
+        return
+    step = int(last_good.name.removeprefix("step-")) if last_good else -1
+    kept = [row for row in metrics.read(path) if row["step"] <= step]
+    path.unlink()
+    for row in kept:
+        metrics.append(path, row)
+
+
+def _save_adapter(model: Any, tokenizer: Any, target: Path, base_model: str, folder: Path) -> None:
+    """A plain PEFT folder with tokenizer and template, whole or not there."""
+    building = target.with_name(".tmp-adapter")
+    shutil.rmtree(building, ignore_errors=True)
+    model.save_pretrained(building)
+    (building / "README.md").unlink(missing_ok=True)  # PEFT's card; ours is written when the adapter is published
+    if models.is_hub_id(base_model):
+        config = read_json(building / "adapter_config.json")
+        write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": base_model})
+    tokenizer.save_pretrained(building)
+    old = target.with_name(".old-adapter")
+    if target.exists():
+        os.replace(target, old)
+    os.replace(building, target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _losses(path: Path) -> dict[str, Any]:
+    """The figures `show` prints, from the points on disk."""
+    rows = metrics.read(path)
+    train = [row["loss"] for row in rows if row.get("loss") is not None]
+    tests = [(row["step"], row["eval_loss"]) for row in rows if row.get("eval_loss") is not None]
+    after = [loss for step, loss in tests if step > 0]
+    speeds = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
+    return {
+        "train_loss": {"first": train[0] if train else None, "last": train[-1] if train else None},
+        "eval_loss": {
+            "base": tests[0][1] if tests and tests[0][0] == 0 else None,
+            "first": after[0] if after else None,
+            "best": min(after, default=None),
+            "last": after[-1] if after else None,
+        },
+        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+    }
+
+
+def _peak_bytes(device: str) -> int:
+    """Peak GPU memory that torch held, or this process' peak resident memory on a CPU."""
+    import torch
+
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)

@@ -302,3 +302,21 @@ class ChatUnavailable(LoraUIError):
     message = "The chat could not be started."
     cause = "{detail}"
     fix = "Look at what else is running, then try again."
+
+
+class UnreadableAuthFile(LoraUIError):
+    message = "The passwords in {name} cannot be read."
+    cause = "{detail}"
+    fix = "Write one user:password per line."
+
+
+class NothingLeftToTrain(LoraUIError):
+    message = "All {rows} rows would be held out ({held_out} asked for); none is left to learn from."
+    cause = "Held-out rows are never learned."
+    fix = "Hold out fewer rows, or add more examples."
+
+
+class NotOnThisDevice(LoraUIError):
+    message = "{what} does not work on {device}."
+    cause = "The library behind it supports other devices only."
+    fix = "Switch it off, or train on a machine with an NVIDIA GPU or on the CPU."

@@ -1,0 +1,55 @@
+"""The web app: five pages in two languages behind one door. Loads no torch."""
+
+from __future__ import annotations
+
+import os
+import warnings
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.types import ASGIApp
+
+from lora_ui.home import Home
+from lora_ui.ui import chat, data, door, runs, shell, ship, theme, train
+from lora_ui.ui.words import LANGUAGES, Words
+
+MODULES = {"data": data, "train": train, "runs": runs, "chat": chat, "ship": ship}
+GIB = 1024**3
+
+
+def blocks(home: Home) -> gr.Blocks:
+    """Every page once per language; `door` chooses, by its address."""
+    demo = gr.Blocks(title="LoRA UI", analytics_enabled=False, delete_cache=(3600, 86400))
+    demo.queue(default_concurrency_limit=16)
+    for language in LANGUAGES:
+        t = Words(language)
+        for name, module in MODULES.items():
+            route = (door.CHINESE[shell.ADDRESSES[name]] if language == "zh" else shell.ADDRESSES[name]).strip("/")
+            with demo.route(t(f"{name}.name"), route) if route else demo:
+                gr.Navbar(visible=False, main_page_name=False)  # ours says where you are, in the right language
+                page = shell.top(demo, home, t, name)
+                module.build(page)
+    return demo
+
+
+def locked() -> gr.Blocks:
+    """A Space without a password: one page that says how to set it."""
+    demo = gr.Blocks(title="LoRA UI", analytics_enabled=False)
+    with demo:
+        for language in LANGUAGES:
+            t = Words(language)
+            shell.html(f'<div class="card" lang="{language}"><h1>{shell.esc(t("locked.title"))}</h1><p>{shell.esc(t("locked.how"))}</p></div>')
+    return demo
+
+
+def web(demo: gr.Blocks, host: str, auth: list[tuple[str, str]] | None) -> ASGIApp:
+    """What the server serves: Gradio behind the door. `auth`: (user, password) pairs, or None on a loopback address."""
+    app = FastAPI(openapi_url=None)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "SSR mode is not supported")  # we never asked for it
+        gr.mount_gradio_app(
+            app, demo, path="/", server_name=host, auth=auth, footer_links=[], run_history=False, enable_monitoring=False, show_error=False,
+            max_file_size=int(os.environ.get("LORA_UI_MAX_UPLOAD", 2 * GIB)), ssr_mode=False, pwa=False, mcp_server=False,
+            theme=theme.theme(), css=theme.css(), head=theme.head(),
+        )  # fmt: skip
+    return door.Door(app, door.own_names(host))

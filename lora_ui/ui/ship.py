@@ -1,0 +1,7 @@
+"""The ship page."""
+
+from lora_ui.ui.shell import Page
+
+
+def build(page: Page) -> None:
+    page.title()

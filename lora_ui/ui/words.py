@@ -1,0 +1,65 @@
+"""Every word on the page, in English and Chinese, from `words.yaml`: one table, no literal label anywhere else in `ui/`."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lora_ui import errors
+
+LANGUAGES = ("en", "zh")
+TABLE = Path(__file__).with_name("words.yaml")
+
+
+@functools.cache
+def table() -> dict[str, Any]:
+    """`{words: {key: [English, Chinese]}, sentences: {English template: Chinese}, errors: {class: [message, cause, fix]}}`."""
+    with TABLE.open(encoding="utf-8") as f:
+        return yaml.load(f, yaml.CSafeLoader)
+
+
+class Words:
+    """The words of one language: `t("data.title")`, `t("data.rows", n=3)`, `t.say(say)`, `t.error(error)`."""
+
+    def __init__(self, language: str):
+        assert language in LANGUAGES
+        self.language = language
+        self._column = LANGUAGES.index(language)
+
+    def __call__(self, key: str, **values: Any) -> str:
+        """Plain text (escape it before it enters HTML). Numbers lose nothing here: format them before. Raises KeyError for an unknown key."""
+        word = table()["words"][key][self._column]
+        return word.format(**values) if values else word
+
+    def has(self, key: str) -> bool:
+        return key in table()["words"]
+
+    def say(self, said: errors.Say | dict[str, Any]) -> str:
+        """A sentence of the core: a `Say`, or its dict (`text`, or `reason` in a decision). Unknown templates stay English."""
+        if isinstance(said, errors.Say):
+            said = said.as_dict()
+        if self.language == "en":
+            return said.get("text") or said["reason"]
+        return self._fill(said["template"], said["values"])
+
+    def error(self, error: errors.LoraUIError | dict[str, Any]) -> dict[str, str]:
+        """`{message, cause, fix}` of a failure."""
+        if isinstance(error, errors.LoraUIError):
+            error = error.as_dict()
+        known = table()["errors"].get(error["kind"]) if self.language == "zh" else None
+        if known is None:
+            return {part: error[part] for part in ("message", "cause", "fix")}
+        values = {name: self._value(value) for name, value in error["values"].items()}
+        return {part: text.format(**values) for part, text in zip(("message", "cause", "fix"), known)}
+
+    def _fill(self, template: str, values: dict[str, Any]) -> str:
+        return table()["sentences"].get(template, template).format(**{k: self._value(v) for k, v in values.items()})
+
+    def _value(self, value: Any) -> Any:
+        """A value may itself be a sentence: a Say, or its dict from a file."""
+        if isinstance(value, errors.Say) or (isinstance(value, dict) and "template" in value):
+            return self.say(value)
+        return value

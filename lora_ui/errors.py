@@ -320,3 +320,9 @@ class NotOnThisDevice(LoraUIError):
     message = "{what} does not work on {device}."
     cause = "The library behind it supports other devices only."
     fix = "Switch it off, or train on a machine with an NVIDIA GPU or on the CPU."
+
+
+class NotMergedYet(LoraUIError):
+    message = "{id} has not been merged yet."
+    cause = "Only a merged model can be published as a whole."
+    fix = "Merge it first, or publish the adapter alone."

@@ -160,13 +160,14 @@ class Jobs:
                 db.execute("UPDATE jobs SET stop_asked = ? WHERE id = ?", (time.time(), id))
         return self.get(id)
 
-    def resume(self, id: str) -> Job:
-        """Back into the queue, keeping what was made. Raises IllegalMove."""
+    def resume(self, id: str, **changed: Any) -> Job:
+        """Back into the queue, keeping what was made; `changed` replaces params (a new token's handle). Raises IllegalMove."""
         with self._write() as db:
-            self._must(db, id, "resumed", RESUMABLE, "failed, stopped or interrupted")
+            job = self._must(db, id, "resumed", RESUMABLE, "failed, stopped or interrupted")
             db.execute(
-                "UPDATE jobs SET state = 'queued', place = ?, ended = NULL, stop_asked = NULL, error = NULL, deleted = NULL WHERE id = ?",
-                (time.time(), id),
+                "UPDATE jobs SET state = 'queued', params = ?, place = ?, ended = NULL, stop_asked = NULL, error = NULL, deleted = NULL"
+                " WHERE id = ?",
+                (json.dumps({**job.params, **changed}), time.time(), id),
             )
         return self.get(id)
 

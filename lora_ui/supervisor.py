@@ -23,7 +23,7 @@ from lora_ui import __version__, errors, machine
 from lora_ui.executors import Executor
 from lora_ui.executors.local import Local, without_tokens
 from lora_ui.home import REPOSITORY, Home, read_json, write_json
-from lora_ui.jobs import BUSY, Job, Jobs
+from lora_ui.jobs import BUSY, WITHOUT_LEASE, Job, Jobs
 
 IDLE_SECONDS = 600.0
 GRACE_SECONDS = {"train": 60.0}
@@ -118,7 +118,7 @@ class Supervisor:
 
     def _make_way(self) -> None:
         """A chat holds a lease only while nothing else wants it."""
-        waiting = [job for job in self.jobs.queue() if job.kind in ("train", "merge")]
+        waiting = [job for job in self.jobs.queue() if job.kind not in WITHOUT_LEASE]
         busy = [job for job in self.jobs.all(states=BUSY) if job.lease]
         if waiting and len(busy) >= len(self.leases):
             for chat in busy:

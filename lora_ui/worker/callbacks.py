@@ -38,6 +38,8 @@ class Watch(TrainerCallback):
         if state.global_step == 1:
             self.job.phase("train")
         self.job.progress(state.global_step, state.max_steps, "steps")
+        if state.global_step == state.max_steps and args.eval_strategy != "no":
+            control.should_evaluate = True  # the last step is tested whatever the cadence
         if self.job.stopping.is_set():
             control.should_training_stop = control.should_save = True
 

@@ -1,0 +1,130 @@
+"""Before a start: what will happen, in numbers, and what stands in the way.
+
+`plan` is pure and fast enough to follow every edit of the form; it reads what is already on disk and asks the Hub at most
+once for a base model that it does not know. What it cannot know it says is None.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lora_ui import data, errors, fit, machine, models, presets, settings
+from lora_ui.data import prepared
+from lora_ui.home import Home
+
+_datasets: dict[str, data.Dataset] = {}
+_bases: dict[tuple[str, str, str | None, bool], models.BaseModel] = {}
+
+
+def dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> data.Dataset:
+    """The rows of these settings; a file that did not change since is not read again. Raises what `data.load` raises."""
+    source, mapping = chosen.data.source, dict(chosen.data.mapping)
+    path = Path(source).expanduser()
+    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    memory = json.dumps([str(home.root), source, mapping, stamp])
+    if memory not in _datasets or not home.dataset(_datasets[memory].digest).is_dir():
+        _datasets[memory] = data.load(home, source, mapping or None, token)
+    return _datasets[memory]
+
+
+def base_model(home: Home, chosen: settings.Settings, token: str | None = None) -> models.BaseModel:
+    """The base model of these settings. Raises what `models.find` raises."""
+    memory = (str(home.root), chosen.model.base_model, chosen.model.revision, token is not None)
+    if memory not in _bases:
+        _bases[memory] = models.find(home, chosen.model.base_model, chosen.model.revision, token)
+    return _bases[memory]
+
+
+def prepare_params(home: Home, chosen: settings.Settings, rows: data.Dataset, base: models.BaseModel) -> dict[str, Any]:
+    """What the `prepare` job is asked; the same question has the same answer on disk."""
+    return {
+        "digest": rows.digest,
+        "base_model": chosen.model.base_model,
+        "revision": base.revision,
+        "max_length": chosen.training.max_length,
+        "held_out_rows": presets.held_out(chosen, rows.report["kept"]).value,
+        "split_seed": chosen.data.split_seed,
+        "system_prompt": chosen.data.system_prompt,
+    }
+
+
+def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str, Any]:
+    """What these settings would do: rows, steps, tokens, time, parameters, decisions with reasons, findings. Raises LoraUIError
+    when the settings, the data or the base model cannot be read at all."""
+    chosen = settings.parse(raw)
+    rows = dataset(home, chosen, token)
+    base = base_model(home, chosen, token)
+    here = machine.look()
+    asked = prepare_params(home, chosen, rows, base)
+    summary = prepared.summary(home, asked)
+    held_out = presets.held_out(chosen, rows.report["kept"])
+    train_rows = rows.report["kept"] - held_out.value
+    tokens = summary["train_tokens"] if summary else None
+    decided = presets.decide(chosen, train_rows, held_out.value, here.device, summary["median_tokens"] if summary else None, tokens)
+    decided = {"data.held_out_rows": held_out, **decided}
+    counts = fit.parameters(base.config, chosen.adapter) if base.config else None
+    rounds = decided["training.num_train_epochs"].value if "training.num_train_epochs" in decided else chosen.training.num_train_epochs
+    steps = decided["total_steps"].value
+    if chosen.training.max_steps > 0 and steps and tokens:
+        rounds = min(rounds, chosen.training.max_steps / max(1, decided["steps_per_round"].value))
+    time = fit.estimate(base, counts["trainable_parameters"] if counts else None, tokens, rounds, here)
+    return {
+        "name": rows.name,
+        "digest": rows.digest,
+        "rows": rows.report["kept"],
+        "dropped": rows.report["dropped"],
+        "train_rows": train_rows,
+        "held_out_rows": held_out.value,
+        "steps": steps,
+        "epochs": rounds,
+        "tokens": tokens,
+        "truncated": summary["truncated"] if summary else None,
+        "seconds": time["seconds"],
+        "basis": time["basis"].as_dict(),
+        "trainable_parameters": counts["trainable_parameters"] if counts else None,
+        "all_parameters": counts["all_parameters"] if counts else None,
+        "share": counts["share"] if counts else None,
+        "explanation": counts["explanation"].as_dict() if counts else None,
+        "device": here.device,
+        "device_name": here.name,
+        "decisions": {key: decision.as_dict() for key, decision in decided.items()},
+        "findings": [_finding(problem) for problem in problems(home, chosen, rows, base, counts)],
+        "prepare": asked,
+    }
+
+
+def problems(
+    home: Home, chosen: settings.Settings, rows: data.Dataset, base: models.BaseModel, counts: dict[str, Any] | None
+) -> list[errors.LoraUIError]:
+    """What makes a start pointless, most basic first."""
+    found: list[errors.LoraUIError] = []
+    held_out = presets.held_out(chosen, rows.report["kept"]).value
+    if rows.report["kept"] - held_out < 1:
+        found.append(errors.NothingLeftToTrain(rows=rows.report["kept"], held_out=held_out))
+    needed, free = needed_bytes(chosen, base, counts), home.free_bytes()
+    if needed > free:
+        found.append(errors.DiskFull(needed=gigabytes(needed), free=gigabytes(free), where=str(home.root)))
+    if chosen.training.optim.startswith(("adamw_8bit", "paged")) and machine.look().device == "mps":
+        found.append(errors.NotOnThisDevice(what=chosen.training.optim, device="Apple GPUs"))
+    if (chosen.model.load_in_4bit or chosen.model.load_in_8bit) and machine.look().device == "mps":
+        found.append(errors.NotOnThisDevice(what="4-bit and 8-bit", device="Apple GPUs"))
+    return found
+
+
+def needed_bytes(chosen: settings.Settings, base: models.BaseModel, counts: dict[str, Any] | None) -> int:
+    """Disk a run takes: the base's download (2 bytes a parameter) if it is not here, and for each save point the adapter in
+    float32 with two optimizer states, plus the one being written; and 200 MB to spare."""
+    parameters = (counts["all_parameters"] if counts else base.parameters) or 0
+    trainable = counts["trainable_parameters"] if counts else 0
+    download = 0 if base.local else 2 * parameters
+    return download + trainable * 4 * 3 * (chosen.training.save_total_limit + 2) + 200_000_000
+
+
+def gigabytes(count: int) -> str:
+    return f"{count / 1e9:,.1f} GB"
+
+
+def _finding(problem: errors.LoraUIError) -> dict[str, Any]:
+    return {"level": "error", **problem.as_dict()}

@@ -1,0 +1,178 @@
+"""From what a person calls a base model to a folder of safetensors here, and from that folder to a tokenizer and a model.
+
+Nothing here runs a model's own code or unpickles: only safetensors are read, `auto_map` is never followed, and `.py` and `.bin`
+files are not even downloaded. Importing this module loads no torch; `load_model` and the making of a folder from a GGUF file do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import snapshot_download
+from tqdm import tqdm
+
+from lora_ui import errors, hub, models, settings
+from lora_ui.home import read_json
+from lora_ui.worker.job import Job
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+WANTED = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "*.jinja"]
+WANTED += ["special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "LICENSE*"]
+NOT_WANTED = ["*/*", "*.fp16.safetensors"]
+"""Folders inside a repository hold other formats of the same weights (`original/`, `onnx/`)."""
+
+
+def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
+    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert.
+
+    Raises what `models.find` raises, StarterUnavailable, ModelFolderWithoutWeights, UnsupportedModel, DiskFull, Stopped.
+    """
+    from lora_ui.worker import starter
+
+    base = models.find(job.home, base_model, revision, job.token)
+    if base.kind == "starter":
+        return starter.folder(job)
+    if base.kind == "hub":
+        return snapshot(job, base.name, base.revision or revision)
+    assert base.path is not None
+    return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else complete(Path(base.path), base.name)
+
+
+def base_of_run(job: Job, run_id: str) -> Path:
+    """The very folder that a run was trained on while it is still there, else what its settings name."""
+    run = job.home.run(run_id)
+    used = ((read_json(run / "outcome.json") or {}).get("result") or {}).get("base_model_path")
+    if used and (Path(used) / "config.json").is_file():
+        return complete(Path(used), used)
+    chosen = settings.parse(settings.read(run / "settings.yaml")).model
+    return local_folder(job, chosen.base_model, chosen.revision)
+
+
+# Downloads
+
+
+def snapshot(job: Job, repo: str, revision: str | None, to: Path | None = None) -> Path:
+    """Weights, tokenizer and configuration of a Hub model; what is in the cache already is not fetched again."""
+    job.phase("download")
+    with hub.explained(repo):
+        bar = type("Bar", (_Bar,), {"job": job})
+        folder = snapshot_download(
+            repo, revision=revision, token=job.token, allow_patterns=WANTED, ignore_patterns=NOT_WANTED, tqdm_class=bar, local_dir=to
+        )
+    return complete(Path(folder), repo)
+
+
+class _Bar(tqdm):  # type: ignore[type-arg]
+    """Tells the job how far a download is, and ends it when the job is to stop."""
+
+    job: Job
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        with open(os.devnull, "w") as nowhere:
+            super().__init__(*args, **{**kwargs, "file": nowhere, "disable": False, "mininterval": 1e9})
+
+    def update(self, n: float | None = 1) -> None:
+        self.job.check()
+        self.n += n or 0
+        if self.unit == "B":
+            self.job.progress(self.n, self.total or 0, "bytes")
+
+    def refresh(self, *_: Any, **__: Any) -> None:
+        pass
+
+    display = close = refresh  # type: ignore[assignment]
+
+
+def complete(folder: Path, name: str) -> Path:
+    """Raises ModelFolderWithoutWeights unless config, tokenizer and every safetensors file of the index are there."""
+    problem = ""
+    index = folder / "model.safetensors.index.json"
+    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
+    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
+    if not (folder / "config.json").is_file():
+        problem = "It has no config.json."
+    elif missing and (list(folder.glob("*.bin")) or list(folder.glob("*.pt*"))):
+        problem = "Its weights are in a pickle format (.bin, .pt), which can run hidden code and is never opened here."
+    elif missing:
+        problem = f"It lacks {missing[0]}."
+    elif not (folder / "tokenizer.json").is_file():
+        problem = "It has no tokenizer.json."
+    if problem:
+        raise errors.ModelFolderWithoutWeights(name=name, detail=problem)
+    return folder
+
+
+# From a folder to a tokenizer and a model
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer of `tokenizer.json` with its chat template, if any; it always has an end and a padding token. Needs no torch.
+
+    Raises ModelFolderWithoutWeights (no tokenizer.json), UnsupportedModel (no end-of-text token).
+    """
+    from transformers import PreTrainedTokenizerFast
+
+    if not (folder / "tokenizer.json").is_file():
+        raise errors.ModelFolderWithoutWeights(name=_title(folder), detail="It has no tokenizer.json.")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
+    if tokenizer.eos_token is None:
+        ids = end_tokens(folder)
+        if not ids:
+            raise errors.UnsupportedModel(name=_title(folder), detail="Its tokenizer has no token that ends a text.")
+        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ids[0])
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def end_tokens(folder: Path) -> list[int]:
+    """Ids after which the model has finished speaking, from generation_config.json and config.json."""
+    found = [(read_json(folder / name) or {}).get("eos_token_id") for name in ("generation_config.json", "config.json")]
+    flat = [id for value in found for id in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(id for id in flat if isinstance(id, int)))
+
+
+def load_model(
+    folder: Path,
+    dtype: torch.dtype | str,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    attn_implementation: str = "sdpa",
+) -> PreTrainedModel:
+    """The model on this machine's device. `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in
+    `dtype`. Raises UnsupportedModel."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    quantised = None
+    if load_in_4bit:
+        nf4: dict[str, Any] = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": dtype}
+        quantised = BitsAndBytesConfig(load_in_4bit=True, **nf4)
+    elif load_in_8bit:
+        quantised = BitsAndBytesConfig(load_in_8bit=True)
+    device = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            **({"quantization_config": quantised} if quantised else {}),
+            **({"device_map": {"": device}} if device != "cpu" else {}),
+        )
+    except (ValueError, KeyError, ImportError) as e:
+        raise errors.UnsupportedModel(name=_title(folder), detail=hub.redact(str(e).split("\n")[0])) from e
+
+
+def _title(folder: Path) -> str:
+    """The name a person knows: for a folder in the Hub's cache, owner/name."""
+    named = folder.parent.parent.name
+    return named.removeprefix("models--").replace("--", "/") if folder.parent.name == "snapshots" else folder.name

@@ -25,8 +25,7 @@ def blocks(home: Home) -> gr.Blocks:
         t = Words(language)
         for name, module in MODULES.items():
             route = (door.CHINESE[shell.ADDRESSES[name]] if language == "zh" else shell.ADDRESSES[name]).strip("/")
-            with demo.route(t(f"{name}.name"), route) if route else demo:
-                gr.Navbar(visible=False, main_page_name=False)  # ours says where you are, in the right language
+            with demo.route(t(f"{name}.name"), route, show_in_navbar=False) if route else demo:
                 page = shell.top(demo, home, t, name)
                 module.build(page)
     return demo

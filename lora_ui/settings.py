@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
 
 from lora_ui import errors
 
@@ -53,7 +54,9 @@ class ModelSettings(Group):
         None, title="Revision", description="A branch, tag or commit of the base model on the Hub; empty means its newest."
     )
     load_in_4bit: Annotated[bool, Ui()] = Field(
-        False, title="Save memory (4-bit)", description="Squeezes the base model (QLoRA, NF4) so that it fits a smaller GPU, a little slower."
+        False,
+        title="Save memory (4-bit)",
+        description="Squeezes the base model (QLoRA, NF4) so that it fits a smaller GPU, a little slower.",
     )
     load_in_8bit: Annotated[bool, Ui()] = Field(
         False, title="Save memory (8-bit)", description="Squeezes the base model to 8 bits a number: half the memory of 16 bits."
@@ -71,13 +74,15 @@ class DataSettings(Group):
         "", max_length=4000, title="Data", description="A file, a folder, or a dataset id on the Hub."
     )
     mapping: Annotated[dict[Literal["system", "user", "context", "assistant", "text", "messages"], str], Ui()] = Field(
-        default_factory=dict, title="Columns", description="Which column holds the question (user), the answer (assistant), and so on; empty means recognised."
+        default_factory=dict,
+        title="Columns",
+        description="Which column holds the question (user), the answer (assistant), and so on; empty means recognised.",
     )
     system_prompt: Annotated[str, Ui()] = Field(
         "", max_length=20000, title="System prompt", description="An instruction put before every row that has none of its own."
     )
-    held_out_rows: Annotated[int | Auto, Ui(step=1, advanced=False)] = Field(
-        "auto", ge=0, le=100000, title="Held-out rows", description="Rows kept aside: it never learns from them, so that the test is fair."
+    held_out_rows: Annotated[Annotated[int, Field(ge=0, le=100000)] | Auto, Ui(step=1, advanced=False)] = Field(
+        "auto", title="Held-out rows", description="Rows kept aside: it never learns from them, so that the test is fair."
     )
     split_seed: Annotated[int, Ui(step=1)] = Field(
         42, ge=0, le=2**31 - 1, title="Split seed", description="Which rows are kept aside; the same number keeps the same rows."
@@ -85,7 +90,9 @@ class DataSettings(Group):
 
 
 class AdapterSettings(Group):
-    r: Annotated[int, Ui(step=1)] = Field(16, ge=1, le=1024, title="Rank", description="How much the adapter can hold; 8 to 32 is enough for most tasks.")
+    r: Annotated[int, Ui(step=1)] = Field(
+        16, ge=1, le=1024, title="Rank", description="How much the adapter can hold; 8 to 32 is enough for most tasks."
+    )
     lora_alpha: Annotated[int, Ui(step=1)] = Field(
         32, ge=1, le=4096, title="Strength (alpha)", description="How strongly the adapter counts; its volume is alpha ÷ rank."
     )
@@ -96,10 +103,14 @@ class AdapterSettings(Group):
         "all-linear", title="Layers that learn", description='Which parts of the base get an adapter; "all-linear" is the safe choice.'
     )
     use_rslora: Annotated[bool, Ui()] = Field(
-        False, title="Rank-stable scaling (rsLoRA)", description="Divides alpha by the square root of the rank, so that high ranks learn well."
+        False,
+        title="Rank-stable scaling (rsLoRA)",
+        description="Divides alpha by the square root of the rank, so that high ranks learn well.",
     )
     use_dora: Annotated[bool, Ui()] = Field(
-        False, title="Direction and length apart (DoRA)", description="Learns direction and length of each weight separately: a little better, clearly slower."
+        False,
+        title="Direction and length apart (DoRA)",
+        description="Learns direction and length of each weight separately: a little better, clearly slower.",
     )
     init_lora_weights: Annotated[Literal[True, "gaussian"], Ui()] = Field(
         True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's."
@@ -122,29 +133,43 @@ class AdapterSettings(Group):
 
 
 class TrainingSettings(Group):
-    num_train_epochs: Annotated[float | Auto, Ui(step=1, advanced=False)] = Field(
-        "auto", gt=0, le=1000, title="Training rounds", description="How often it goes through all rows; too often and it learns them by heart."
+    num_train_epochs: Annotated[Annotated[float, Field(gt=0, le=1000)] | Auto, Ui(step=1, advanced=False)] = Field(
+        "auto",
+        title="Training rounds",
+        description="How often it goes through all rows; too often and it learns them by heart.",
     )
     max_steps: Annotated[int, Ui(step=1)] = Field(
         -1, ge=-1, le=10_000_000, title="Step limit", description="Ends after this many steps whatever the rounds say; -1 means no limit."
     )
     max_length: Annotated[int, Ui(step=64, advanced=False)] = Field(
-        1024, ge=16, le=1_048_576, title="Longest row", description="Tokens; longer rows are cut here, and the Data page shows what is lost."
+        1024,
+        ge=16,
+        le=1_048_576,
+        title="Longest row",
+        description="Tokens; longer rows are cut here, and the Data page shows what is lost.",
     )
     learning_rate: Annotated[float, Ui()] = Field(
-        2e-4, gt=0, le=1, title="Learning rate", description="How big each correction is: too big and it gets worse, too small and nothing sticks."
+        2e-4,
+        gt=0,
+        le=1,
+        title="Learning rate",
+        description="How big each correction is: too big and it gets worse, too small and nothing sticks.",
     )
     lr_scheduler_type: Annotated[Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"], Ui()] = Field(
         "cosine", title="Learning-rate curve", description="How the correction size changes; cosine starts full and fades out."
     )
-    warmup_steps: Annotated[float | Auto, Ui(step=1)] = Field(
-        "auto", ge=0, le=1_000_000, title="Warm-up", description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them)."
+    warmup_steps: Annotated[Annotated[float, Field(ge=0, le=1_000_000)] | Auto, Ui(step=1)] = Field(
+        "auto",
+        title="Warm-up",
+        description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them).",
     )
-    global_batch_size: Annotated[int | Auto, Ui(step=1)] = Field(
-        "auto", ge=1, le=65536, title="Rows per step", description="How many rows are looked at before one correction (the effective batch)."
+    global_batch_size: Annotated[Annotated[int, Field(ge=1, le=65536)] | Auto, Ui(step=1)] = Field(
+        "auto",
+        title="Rows per step",
+        description="How many rows are looked at before one correction (the effective batch).",
     )
-    per_device_train_batch_size: Annotated[int | Auto, Ui(step=1)] = Field(
-        "auto", ge=1, le=4096, title="Rows at once", description="How many rows are in memory together; lower it when memory is short."
+    per_device_train_batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | Auto, Ui(step=1)] = Field(
+        "auto", title="Rows at once", description="How many rows are in memory together; lower it when memory is short."
     )
     weight_decay: Annotated[float, Ui(step=0.01)] = Field(
         0.0, ge=0, le=1, title="Weight decay", description="Pulls the adapter towards zero a little; 0 is usual for LoRA."
@@ -158,8 +183,10 @@ class TrainingSettings(Group):
     loss_type: Annotated[Literal["nll", "dft"], Ui()] = Field(
         "nll", title="Loss", description="nll is the usual one; dft weighs each token by how likely it already was."
     )
-    neftune_noise_alpha: Annotated[float | None, Ui(step=1)] = Field(
-        None, gt=0, le=100, title="Input noise (NEFTune)", description="Adds noise to what it reads while learning; 5 can help style, empty is off."
+    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=100)] | None, Ui(step=1)] = Field(
+        None,
+        title="Input noise (NEFTune)",
+        description="Adds noise to what it reads while learning; 5 can help style, empty is off.",
     )
     packing: Annotated[bool | Auto, Ui()] = Field(
         "auto", title="Packing", description="Lays short rows end to end so that no time goes into empty space."
@@ -167,11 +194,13 @@ class TrainingSettings(Group):
     activation_checkpointing: Annotated[bool | Auto, Ui()] = Field(
         "auto", title="Time for memory", description="Works some things out twice instead of keeping them: less memory, slower."
     )
-    logging_steps: Annotated[int | Auto, Ui(step=1)] = Field(
-        "auto", ge=1, le=100000, title="Steps between points", description="How often a point is added to the curves."
+    logging_steps: Annotated[Annotated[int, Field(ge=1, le=100000)] | Auto, Ui(step=1)] = Field(
+        "auto", title="Steps between points", description="How often a point is added to the curves."
     )
-    save_steps: Annotated[int | Auto, Ui(step=1)] = Field(
-        "auto", ge=1, le=1_000_000, title="Steps between save points", description="How often progress is saved; a stopped run goes on from its last one."
+    save_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field(
+        "auto",
+        title="Steps between save points",
+        description="How often progress is saved; a stopped run goes on from its last one.",
     )
     save_total_limit: Annotated[int, Ui(step=1)] = Field(
         2, ge=1, le=100, title="Save points kept", description="Older save points are deleted; the best one is always kept."
@@ -200,11 +229,15 @@ class TrainingSettings(Group):
 
 
 class EvaluationSettings(Group):
-    eval_steps: Annotated[int | Auto, Ui(step=1)] = Field(
-        "auto", ge=1, le=1_000_000, title="Steps between tests", description="How often the held-out rows are tried."
+    eval_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field(
+        "auto", title="Steps between tests", description="How often the held-out rows are tried."
     )
     early_stopping_patience: Annotated[int, Ui(step=1)] = Field(
-        0, ge=0, le=1000, title="Stop when it stops helping", description="Ends after this many tests without improvement and keeps the best point; 0 is off."
+        0,
+        ge=0,
+        le=1000,
+        title="Stop when it stops helping",
+        description="Ends after this many tests without improvement and keeps the best point; 0 is off.",
     )
 
 
@@ -228,6 +261,8 @@ class SettingsField:
     default: Any
     choices: tuple[Any, ...]
     minimum: float | None
+    above: bool
+    """The minimum itself is not allowed."""
     maximum: float | None
     auto: bool
     optional: bool
@@ -240,7 +275,8 @@ class SettingsField:
 
 def _kind(annotation: Any) -> tuple[str, tuple[Any, ...], bool, bool]:
     """(kind, choices, accepts auto, accepts None) of a field's type."""
-    parts = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else (annotation,)
+    union = typing.get_origin(annotation) in (Union, types.UnionType)
+    parts = [_bare(part) for part in (typing.get_args(annotation) if union else (annotation,))]
     literals = [v for p in parts if typing.get_origin(p) is Literal for v in typing.get_args(p)]
     choices = tuple(v for v in literals if v != "auto")
     optional = type(None) in parts
@@ -257,6 +293,18 @@ def _kind(annotation: Any) -> tuple[str, tuple[Any, ...], bool, bool]:
     raise TypeError(annotation)
 
 
+def _bare(part: Any) -> Any:
+    return typing.get_args(part)[0] if typing.get_origin(part) is Annotated else part
+
+
+def _bounds(info: FieldInfo) -> dict[str, Any]:
+    """ge, gt, le, lt of a number, wherever in its type they stand."""
+    inner = [
+        m for part in typing.get_args(info.annotation) if typing.get_origin(part) is Annotated for m in typing.get_args(part)[1].metadata
+    ]
+    return {k: getattr(m, k) for m in [*info.metadata, *inner] for k in ("ge", "gt", "le", "lt") if getattr(m, k, None) is not None}
+
+
 def fields() -> list[SettingsField]:
     """Every setting, in the order of the form."""
     found = []
@@ -264,7 +312,7 @@ def fields() -> list[SettingsField]:
         assert isinstance(of_group.annotation, type) and issubclass(of_group.annotation, Group)
         for name, info in of_group.annotation.model_fields.items():
             kind, choices, auto, optional = _kind(info.annotation)
-            bounds = {k: getattr(m, k) for m in info.metadata for k in ("ge", "gt", "le", "lt") if getattr(m, k, None) is not None}
+            bounds = _bounds(info)
             found.append(
                 SettingsField(
                     group=group,
@@ -275,6 +323,7 @@ def fields() -> list[SettingsField]:
                     default=info.get_default(call_default_factory=True),
                     choices=choices,
                     minimum=bounds.get("ge", bounds.get("gt")),
+                    above="gt" in bounds,
                     maximum=bounds.get("le", bounds.get("lt")),
                     auto=auto,
                     optional=optional,
@@ -298,7 +347,7 @@ def _problem(problem: Any) -> str:
     key = ".".join(loc[:2]) or "settings"
     if problem["type"] == "extra_forbidden":
         known = [f.key for f in fields()] + list(Settings.model_fields)
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5) or [f.key for f in fields() if f.name == loc[-1]]
+        near = [f.key for f in fields() if f.name == loc[-1]] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         return f"{key}: there is no such field" + (f"; did you mean {near[0]}?" if near else "")
     said = problem["msg"].removeprefix("Value error, ")
     shown = problem.get("input")
@@ -309,11 +358,21 @@ def _problem(problem: Any) -> str:
 
 
 def _expected(field: SettingsField) -> str:
-    words = {"integer": "a whole number", "number": "a number", "switch": "true or false", "text": "text", "list": "a name or a list of names"}
+    words = {
+        "integer": "a whole number",
+        "number": "a number",
+        "switch": "true or false",
+        "text": "text",
+        "list": "a name or a list of names",
+    }
     if field.name == "target_modules":
         return "it takes all-linear or module names, and never lm_head"
     expected = "one of " + ", ".join(map(str, field.choices)) if field.kind == "choice" else words.get(field.kind, field.kind)
-    bounds = [f"{sign} {b:g}" for sign, b in (("from", field.minimum), ("to", field.maximum)) if b is not None and field.kind != "text"]
+    bounds = [
+        f"{sign} {b:g}"
+        for sign, b in (("above" if field.above else "from", field.minimum), ("to", field.maximum))
+        if b is not None and field.kind != "text"
+    ]
     return "it takes " + " ".join([expected, *bounds]) + (" or auto" if field.auto else "")
 
 

@@ -47,8 +47,8 @@ class Supervisor:
         for job in self.jobs.all(states=BUSY) + self.jobs.all(states=BUSY, deleted=True):
             self._look_after(job, now)
         self._make_way()
-        while job := self.jobs.claim(self.leases):
-            self._start(job)
+        while claimed := self.jobs.claim(self.leases):
+            self._start(claimed)
         if self.jobs.queue() or self.jobs.all(states=BUSY):
             self.busy_at = now
 

@@ -326,3 +326,87 @@ class NotMergedYet(LoraUIError):
     message = "{id} has not been merged yet."
     cause = "Only a merged model can be published as a whole."
     fix = "Merge it first, or publish the adapter alone."
+
+
+# More about base models and the Hub
+
+
+class InvalidModelName(LoraUIError):
+    message = "{name} cannot be the name of a model."
+    cause = "A model is owner/name on the Hub, a folder, a .gguf file, or starter."
+    fix = "Copy the name from the model's page, or choose one from the list."
+
+
+class ModelPathNotFound(LoraUIError):
+    message = "There is nothing at {name}."
+    cause = "It looks like a path on this machine, but no folder or file is there."
+    fix = "Check the spelling, or give a model of the Hub as owner/name."
+
+
+class RevisionNotFound(LoraUIError):
+    message = "{name} has no revision {revision}."
+    cause = "It is neither a branch, a tag nor a commit there."
+    fix = "Leave the revision empty for the newest, or copy it from the page's file list."
+
+
+class OnlyPickleWeights(LoraUIError):
+    message = "{name} has its weights only in an unsafe format ({files})."
+    cause = "Such files can run other people's code when they are opened, so they are never loaded here."
+    fix = "Choose a version of this model with .safetensors files, or a .gguf file."
+
+
+class OnlyAnAdapter(LoraUIError):
+    message = "{name} is an adapter, not a whole model."
+    cause = "It was trained on top of {base_model}."
+    fix = "Choose {base_model} as the base model."
+
+
+class NotATextModel(LoraUIError):
+    message = "{name} does not write text: it is a {architecture}."
+    cause = "Only models that continue text (causal language models) can be taught here."
+    fix = "Choose a text-generation model."
+
+
+class HubUnwell(LoraUIError):
+    message = "The Hugging Face Hub answered with an error ({status})."
+    cause = "It is busy or has a problem of its own; nothing is wrong here."
+    fix = "Try again in a few minutes."
+
+
+# Chat, merge and publishing
+
+
+class AdapterUnsuitable(LoraUIError):
+    message = "The adapter of {name} does not fit this base model."
+    cause = "{detail}"
+    fix = "Open a chat from the run's own page, which loads the base model it was trained on."
+
+
+class ChatModelUnknown(LoraUIError):
+    message = "This chat has no model called {name}."
+    cause = "It knows: {known}."
+    fix = "Add the run's adapter first."
+
+
+class PromptTooLong(LoraUIError):
+    message = "The conversation is {tokens} tokens long; this model reads at most {limit}."
+    cause = "Everything said so far is read again for every answer."
+    fix = "Start a new chat, or shorten what you wrote."
+
+
+class ChatRequestRefused(LoraUIError):
+    message = "The chat cannot take this request."
+    cause = "{detail}"
+    fix = "Send it as the OpenAI chat API describes."
+
+
+class MergeFailed(LoraUIError):
+    message = "The merged model is not right, so it was not kept."
+    cause = "{detail}"
+    fix = "Merge again in float32. The adapter itself is unharmed."
+
+
+class PublishedDiffers(LoraUIError):
+    message = "What arrived in {repo} is not what was sent."
+    cause = "{detail}"
+    fix = "Publish again; files that arrived whole are not sent twice."

@@ -1,0 +1,42 @@
+"""Where the tokens of a dataset for one base model lie, and how to read them: for page, runs and worker alike. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from lora_ui.data.store import read_slice
+from lora_ui.home import Home, read_json
+
+ASKED = ("digest", "base_model", "revision", "max_length", "held_out_rows", "split_seed", "system_prompt")
+_FORM = 1
+"""Raised when rendering changes, so that older tokens are made anew."""
+
+
+def key(params: dict[str, Any]) -> str:
+    """16 hex characters of what a `prepare` job is asked; other keys of `params` do not count."""
+    asked = json.dumps([_FORM, *(params[name] for name in ASKED)], ensure_ascii=False)
+    return hashlib.sha256(asked.encode()).hexdigest()[:16]
+
+
+def folder(home: Home, params: dict[str, Any]) -> Path:
+    """Holds train.parquet, held_out.parquet and summary.json once the job has finished."""
+    return home.dataset(params["digest"]) / "prepared" / key(params)
+
+
+def summary(home: Home, params: dict[str, Any]) -> dict[str, Any] | None:
+    """What `worker/prepare.py` counted, or None while it has not finished."""
+    found = read_json(folder(home, params) / "summary.json")
+    assert found is None or isinstance(found, dict)
+    return found
+
+
+def read_rows(folder: Path, split: str, start: int = 0, count: int | None = None) -> list[dict[str, Any]]:
+    """Rows of `split` (train or held_out): row, input_ids, labels (-100: only read), text, starts, ends, cut_tokens.
+
+    `starts[i]:ends[i]` are the characters of token i in `text`; what follows the last token was cut off.
+    """
+    path = folder / f"{split}.parquet"
+    return read_slice(path, start, count) if path.exists() else []

@@ -1,0 +1,60 @@
+"""Findings: what was noticed about the rows, in words, with row numbers; and the report that gathers them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_ui.errors import Say
+
+SEVERITY = {
+    "empty_answer": "drop",
+    "null_field": "drop",
+    "broken_row": "drop",
+    "role_order": "drop",
+    "duplicate": "warn",
+    "encoding": "warn",
+}
+
+
+def finding(code: str, severity: str, rows: list[int], message: Say, fix: Say, count: int | None = None) -> dict[str, Any]:
+    """`{code, severity, count, rows, message, fix}`; `rows` names at most five."""
+    count = len(rows) if count is None else count
+    return {"code": code, "severity": severity, "count": count, "rows": rows[:5], "message": message.as_dict(), "fix": fix.as_dict()}
+
+
+def _says(code: str, count: int) -> tuple[Say, Say]:
+    if code == "empty_answer":
+        return Say("{count} rows have an empty answer and are left out.", count=count), Say("Write the answers, or leave these rows out.")
+    if code == "null_field":
+        return Say("{count} rows lack a question or an answer and are left out.", count=count), Say(
+            "Fill the gaps, or leave these rows out."
+        )
+    if code == "role_order":
+        message = Say(
+            "{count} conversations do not alternate between user and assistant, ending with the assistant, and are left out.", count=count
+        )
+        return message, Say("Put their turns in order, or leave these rows out.")
+    if code == "broken_row":
+        return Say("{count} rows do not fit the columns or hold something other than text, and are left out.", count=count), Say(
+            "Mend these rows, or leave them out."
+        )
+    return Say("{count} rows repeat an earlier row word for word. They are kept.", count=count), Say(
+        "Remove them unless the repetition is meant."
+    )
+
+
+def rows_finding(code: str, rows: list[int]) -> dict[str, Any]:
+    """The finding about these row numbers, for a code that concerns single rows."""
+    return finding(code, SEVERITY[code], rows, *_says(code, len(rows)))
+
+
+def encoding_finding(name: str, encoding: str) -> dict[str, Any]:
+    message = Say("{name} is not UTF-8; it was read as {encoding}, which was guessed.", name=name, encoding=encoding)
+    return finding(
+        "encoding",
+        "warn",
+        [],
+        message,
+        Say("Look at a few rows. If letters are wrong, save the file as UTF-8 and bring it again."),
+        count=1,
+    )

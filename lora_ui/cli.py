@@ -5,21 +5,19 @@ Exit codes: 0 done, 1 refused or failed (message on stderr; with --json an `erro
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import huggingface_hub
 import typer
 
-from lora_ui import chats, doctor, errors, hub, presets, runs, settings
+from lora_ui import chats, doctor, errors, hub, presets, runs, settings, terminal
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED, Jobs
 
@@ -33,27 +31,6 @@ SetOption = Annotated[list[str] | None, typer.Option("--set", help="group.field=
 MapOption = Annotated[list[str] | None, typer.Option("--map", help="role=column, such as user=question; may be given several times.")]
 KeyOption = Annotated[str | None, typer.Option("--key", help="The same key gives the same job, however often it is asked for.")]
 ModelOption = Annotated[str | None, typer.Option("--base-model", help="A Hub id, a local folder, a .gguf file, or starter.")]
-EXIT = {"finished": 0, "stopped": 3}
-
-
-@contextmanager
-def _explained(as_json: bool) -> Iterator[None]:
-    """A LoraUIError becomes message, cause and fix on stderr (and an `error` object on stdout with --json), exit code 1."""
-    try:
-        yield
-    except errors.LoraUIError as e:
-        _complain(e.as_dict())
-        if as_json:
-            _print_json({"error": e.as_dict()})
-        raise typer.Exit(1) from None
-
-
-def _complain(error: dict[str, Any]) -> None:
-    print("\n".join(part for part in (error["message"], error["cause"], error["fix"]) if part), file=sys.stderr)
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False), flush=True)
 
 
 def _token() -> str | None:
@@ -62,7 +39,13 @@ def _token() -> str | None:
 
 
 def _raw(
-    home: Home, preset: str | None, file: Path | None, assignments: list[str] | None, data: str | None, base_model: str | None, mapping: list[str] | None
+    home: Home,
+    preset: str | None,
+    file: Path | None,
+    assignments: list[str] | None,
+    data: str | None,
+    base_model: str | None,
+    mapping: list[str] | None,
 ) -> dict[str, Any]:
     """Layers: preset, file, the options of their own, --set."""
     own: dict[str, Any] = {"model": {}, "data": {}}
@@ -101,31 +84,26 @@ def check(
 ) -> None:
     """Read the data and say what would be learned from it. Exit 1 if it cannot be trained on."""
     _one_of(preset, settings_file)
-    with _explained(as_json):
+    with terminal.explained(as_json):
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         chosen = settings.parse(raw)
         report = runs.check(here, chosen.data.source, dict(chosen.data.mapping) or None, _token())
         if base_model:
-            _follow(here, runs.prepare(here, raw, _token()).id)
+            terminal.follow(here, runs.prepare(here, raw, _token()).id)
             summary = runs.prepared(here, raw, _token()) or {}
-            report = {**report, "truncated": summary["truncated"], "tokens": summary["tokens"], "findings": [*report["findings"], *summary["findings"]]}
+            report = {
+                **report,
+                "truncated": summary["truncated"],
+                "tokens": summary["tokens"],
+                "findings": [*report["findings"], *summary["findings"]],
+            }
         if as_json:
-            _print_json(report)
+            terminal.print_json(report)
         else:
-            _print_report(report)
+            terminal.print_report(report)
         if not report["ok"]:
             raise typer.Exit(1)
-
-
-def _print_report(report: dict[str, Any]) -> None:
-    print(f"{report['name']}: {report['rows']} rows · {report['why']['text']}")
-    print(f"{report['kept']} ready, {report['dropped']} left out")
-    for finding in report["findings"]:
-        rows = ", ".join(map(str, finding["rows"]))
-        print(f"  {finding['severity']}: {finding['message']['text']}" + (f" (rows {rows})" if rows else "") + f" {finding['fix']['text']}")
-    if report["tokens"]:
-        print(f"{report['tokens']['total']:,} tokens, {report['tokens']['trained']:,} of them learned; {report['truncated']} rows are cut")
 
 
 @app.command()
@@ -140,12 +118,12 @@ def fit(
 ) -> None:
     """Count the parameters that would learn, from the model's config alone."""
     _one_of(preset, settings_file)
-    with _explained(as_json):
+    with terminal.explained(as_json):
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, None, base_model, None)
         report = runs.fit_report(here, raw, _bytes(gpu_memory) if gpu_memory else None, _token())
         if as_json:
-            _print_json(report)
+            terminal.print_json(report)
         elif report["trainable_parameters"] is None:
             print("This model's shape is not known here, so its parameters cannot be counted before it is loaded.")
         else:
@@ -166,7 +144,9 @@ def _bytes(text: str) -> int:
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Option("--data", help="A file, a folder, or a dataset id on the Hub; needed unless the recipe names one.")] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="A file, a folder, or a dataset id on the Hub; needed unless the recipe names one.")
+    ] = None,
     base_model: ModelOption = None,
     preset: PresetOption = None,
     settings_file: SettingsOption = None,
@@ -180,7 +160,7 @@ def train(
 ) -> None:
     """Train an adapter. The first line is the run's id; Ctrl-C leaves it running."""
     _one_of(preset, settings_file)
-    with _explained(as_json):
+    with terminal.explained(as_json):
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         if not settings.parse(raw).data.source:
@@ -188,79 +168,65 @@ def train(
         coming = runs.plan(here, raw, _token())
         job = runs.start(here, raw, key or uuid.uuid4().hex, name, preset, _token())
         if as_json:
-            _print_json({"id": job.id})
+            terminal.print_json({"id": job.id})
         else:
             print(job.id, flush=True)
         seconds = f"about {coming['seconds'] / 60:.0f} min" if coming["seconds"] else "time unknown until the first steps"
-        _say(f"{coming['train_rows']} rows are learned, {coming['held_out_rows']} kept aside; {seconds} ({coming['basis']['text']})")
+        terminal.say(
+            f"{coming['train_rows']} rows are learned, {coming['held_out_rows']} kept aside; {seconds} ({coming['basis']['text']})"
+        )
         if detach:
             return
-        raise typer.Exit(_watch(here, job.id))
-
-
-def _say(text: str) -> None:
-    """Progress goes to stderr, so that stdout stays what was asked for."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def _watch(home: Home, id: str) -> int:
-    """Print progress until the job ends; Ctrl-C detaches."""
-    try:
-        return _follow(home, id)
-    except KeyboardInterrupt:
-        _say(f"\nIt goes on. Follow: python -m lora_ui logs {id} -f · stop: python -m lora_ui stop {id}")
-        return 0
-
-
-def _follow(home: Home, id: str) -> int:
-    """Wait for a job; returns its exit code, having said what went wrong."""
-    shown = ""
-    while True:
-        there = runs.job(home, id)
-        line = there["state"] if not there["phase"] else there["phase"] + (
-            f" {there['done']:g}/{there['total']:g} {there['unit']}" if there["total"] else ""
-        )
-        if line != shown and there["state"] not in ENDED:
-            _say(line)
-            shown = line
-        if there["state"] in ENDED:
-            if there["error"]:
-                _complain(there["error"])
-            _say(there["state"])
-            return EXIT.get(there["state"], 1)
-        time.sleep(0.3)
+        raise typer.Exit(terminal.watch(here, job.id))
 
 
 @app.command("runs")
 def list_runs(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """List the runs, newest first."""
-    with _explained(as_json):
+    with terminal.explained(as_json):
         for run in runs.list_runs(Home.open(home)):
             if as_json:
-                _print_json(run)
+                terminal.print_json(run)
             else:
-                print(f"{run['id']:28} {run['state']:12} step {run['step'] or 0}/{run['total_steps'] or '?':<8} {run['base_model']}  {run['name']}")
+                print(
+                    f"{run['id']:28} {run['state']:12} step {run['step'] or 0}/{run['total_steps'] or '?':<8} {run['base_model']}  {run['name']}"
+                )
 
 
 @app.command()
 def show(run: str, home: HomeOption = None, as_json: JsonOption = False) -> None:
     """Everything known of one run."""
-    with _explained(as_json):
+    with terminal.explained(as_json):
         known = runs.show(Home.open(home), run)
         if as_json:
-            return _print_json(known)
-        for name in ("id", "name", "state", "base_model", "preset", "step", "total_steps", "train_loss", "eval_loss", "tokens_per_second", "seconds", "adapter_path"):
+            return terminal.print_json(known)
+        for name in (
+            "id",
+            "name",
+            "state",
+            "base_model",
+            "preset",
+            "step",
+            "total_steps",
+            "train_loss",
+            "eval_loss",
+            "tokens_per_second",
+            "seconds",
+            "adapter_path",
+        ):
             print(f"{name:18} {known[name]}")
         for name, decision in known["decisions"].items():
             print(f"{name:40} {decision['value']}  because {decision['reason']}")
         if known["error"]:
-            _complain(known["error"])
+            terminal.complain(known["error"])
 
 
 @app.command()
-def logs(run: str, follow: Annotated[bool, typer.Option("-f", help="Go on printing until it ends.")] = False, home: HomeOption = None) -> None:
+def logs(
+    run: str, follow: Annotated[bool, typer.Option("-f", help="Go on printing until it ends.")] = False, home: HomeOption = None
+) -> None:
     """Print a job's log."""
-    with _explained(False):
+    with terminal.explained(False):
         here = Home.open(home)
         row = Jobs(here.database).get(run)
         path = here.job(row.kind, row.id, row.run_id, row.dataset) / "log.txt"
@@ -279,10 +245,10 @@ def logs(run: str, follow: Annotated[bool, typer.Option("-f", help="Go on printi
 
 
 def _act(verb: Callable[[Home, str], Any], run: str, home: Path | None, as_json: bool) -> None:
-    with _explained(as_json):
+    with terminal.explained(as_json):
         job = verb(Home.open(home), run)
         if as_json:
-            _print_json({"id": job.id, "state": job.state})
+            terminal.print_json({"id": job.id, "state": job.state})
         else:
             print(f"{job.id} {job.state}")
 
@@ -318,7 +284,7 @@ def chat(
     home: HomeOption = None,
 ) -> None:
     """Talk with a run's adapter, or with a base model."""
-    with _explained(False):
+    with terminal.explained(False):
         here = Home.open(home)
         at, speakers = _open_chat(here, run_or_model, compare)
         history: dict[str, list[dict[str, str]]] = {who: [{"role": "system", "content": system}] if system else [] for who in speakers}
@@ -342,7 +308,9 @@ def _ask() -> str:
         return ""
 
 
-def _answer(at: chats.Endpoint, who: str, messages: list[dict[str, str]], temperature: float, top_p: float, max_tokens: int, seed: int | None) -> str:
+def _answer(
+    at: chats.Endpoint, who: str, messages: list[dict[str, str]], temperature: float, top_p: float, max_tokens: int, seed: int | None
+) -> str:
     said = ""
     for piece in chats.stream(at, who, messages, temperature, top_p, max_tokens, seed):
         said += piece.get("text", "")
@@ -358,7 +326,7 @@ def _open_chat(home: Home, run_or_model: str, compare: bool) -> tuple[chats.Endp
     while (at := chats.endpoint(home, jobs.get(job.id))) is None:
         there = runs.job(home, job.id)
         if (line := there["phase"] or there["state"]) != shown:
-            _say(line)
+            terminal.say(line)
             shown = line
         time.sleep(0.1)
     if is_run:
@@ -375,18 +343,18 @@ def merge(
     as_json: JsonOption = False,
 ) -> None:
     """Bake the adapter into a copy of the base model."""
-    with _explained(as_json):
+    with terminal.explained(as_json):
         here = Home.open(home)
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise errors.OutputNotEmpty(path=str(out))
         job = runs.merge(here, run, key or uuid.uuid4().hex)
-        result = _result(here, job.id, as_json)
+        result = terminal.result(here, job.id, as_json)
         building = out.resolve().with_name(f".{out.name}.{os.getpid()}")
         shutil.copytree(result["path"], building)
         if out.exists():
             out.rmdir()
         building.rename(out)
-        _print_result({**result, "path": str(out)}, as_json)
+        terminal.print_result({**result, "path": str(out)}, as_json)
 
 
 @app.command()
@@ -400,39 +368,19 @@ def push(
     as_json: JsonOption = False,
 ) -> None:
     """Publish to the Hugging Face Hub, privately unless --public. The token comes from HF_TOKEN or the hub's own login."""
-    with _explained(as_json):
+    with terminal.explained(as_json):
         here = Home.open(home)
         job = runs.push(here, run, repo, key or uuid.uuid4().hex, merged, public, _token())
-        _print_result(_result(here, job.id, as_json), as_json)
-
-
-def _result(home: Home, id: str, as_json: bool) -> dict[str, Any]:
-    code = _watch(home, id)
-    there = runs.job(home, id)
-    if code:
-        if as_json:
-            _print_json({"error": there["error"]})
-        raise typer.Exit(code)
-    if there["state"] not in ENDED:
-        raise typer.Exit(0)  # detached with Ctrl-C
-    result: dict[str, Any] = there["result"]
-    return result
-
-
-def _print_result(result: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        _print_json(result)
-    else:
-        print(result.get("path") or result.get("url"))
+        terminal.print_result(terminal.result(here, job.id, as_json), as_json)
 
 
 @app.command("doctor")
 def examine(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """This machine, the versions, and what will and will not work here."""
-    with _explained(as_json):
+    with terminal.explained(as_json):
         report = doctor.report(Home.open(home))
         if as_json:
-            return _print_json(report)
+            return terminal.print_json(report)
         for section in ("machine", "versions", "home"):
             print(section)
             for name, value in report[section].items():

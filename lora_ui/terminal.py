@@ -1,0 +1,103 @@
+"""How the command line speaks: JSON or words on stdout, progress and complaints on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+
+from lora_ui import errors, runs
+from lora_ui.home import Home
+from lora_ui.jobs import ENDED
+
+EXIT = {"finished": 0, "stopped": 3}
+
+
+@contextmanager
+def explained(as_json: bool) -> Iterator[None]:
+    """A LoraUIError becomes message, cause and fix on stderr (and an `error` object on stdout with --json), exit code 1."""
+    try:
+        yield
+    except errors.LoraUIError as e:
+        complain(e.as_dict())
+        if as_json:
+            print_json({"error": e.as_dict()})
+        raise typer.Exit(1) from None
+
+
+def complain(error: dict[str, Any]) -> None:
+    print("\n".join(part for part in (error["message"], error["cause"], error["fix"]) if part), file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def say(text: str) -> None:
+    """Progress goes to stderr, so that stdout stays what was asked for."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def watch(home: Home, id: str) -> int:
+    """Print progress until the job ends; Ctrl-C detaches."""
+    try:
+        return follow(home, id)
+    except KeyboardInterrupt:
+        say(f"\nIt goes on. Follow: python -m lora_ui logs {id} -f · stop: python -m lora_ui stop {id}")
+        return 0
+
+
+def follow(home: Home, id: str) -> int:
+    """Wait for a job; returns its exit code, having said what went wrong."""
+    shown = ""
+    while True:
+        there = runs.job(home, id)
+        line = (
+            there["state"]
+            if not there["phase"]
+            else there["phase"] + (f" {there['done']:g}/{there['total']:g} {there['unit']}" if there["total"] else "")
+        )
+        if line != shown and there["state"] not in ENDED:
+            say(line)
+            shown = line
+        if there["state"] in ENDED:
+            if there["error"]:
+                complain(there["error"])
+            say(there["state"])
+            return EXIT.get(there["state"], 1)
+        time.sleep(0.3)
+
+
+def result(home: Home, id: str, as_json: bool) -> dict[str, Any]:
+    code = watch(home, id)
+    there = runs.job(home, id)
+    if code:
+        if as_json:
+            print_json({"error": there["error"]})
+        raise typer.Exit(code)
+    if there["state"] not in ENDED:
+        raise typer.Exit(0)  # detached with Ctrl-C
+    result: dict[str, Any] = there["result"]
+    return result
+
+
+def print_result(result: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(result)
+    else:
+        print(result.get("path") or result.get("url"))
+
+
+def print_report(report: dict[str, Any]) -> None:
+    print(f"{report['name']}: {report['rows']} rows · {report['why']['text']}")
+    print(f"{report['kept']} ready, {report['dropped']} left out")
+    for finding in report["findings"]:
+        rows = ", ".join(map(str, finding["rows"]))
+        print(f"  {finding['severity']}: {finding['message']['text']}" + (f" (rows {rows})" if rows else "") + f" {finding['fix']['text']}")
+    if report["tokens"]:
+        print(f"{report['tokens']['total']:,} tokens, {report['tokens']['trained']:,} of them learned; {report['truncated']} rows are cut")

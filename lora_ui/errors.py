@@ -15,7 +15,7 @@ class Say(str):
     template: str
     values: dict[str, Any]
 
-    def __new__(cls, template: str, **values: Any) -> "Say":
+    def __new__(cls, template: str, **values: Any) -> Say:
         self = super().__new__(cls, template.format(**values))
         self.template, self.values = template, values
         return self

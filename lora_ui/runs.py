@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, errors, fit, hub, machine, metrics, models, preflight, presets, settings, supervisor
+from lora_ui import chats, data, errors, fit, hub, machine, metrics, models, preflight, settings, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, Job, Jobs
@@ -92,9 +92,7 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
     }
 
 
-def start(
-    home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None
-) -> Job:
+def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
     """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
     chosen = settings.parse(raw)
     rows = preflight.dataset(home, chosen, token)
@@ -111,8 +109,14 @@ def start(
             "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
             "prepare": coming["prepare"],
             "licence": base.licence,
+            "base_kind": base.kind,
             "preset": preset,
-            "data": {"name": rows.name, "rows": coming["rows"], "train_rows": coming["train_rows"], "held_out_rows": coming["held_out_rows"]},
+            "data": {
+                "name": rows.name,
+                "rows": coming["rows"],
+                "train_rows": coming["train_rows"],
+                "held_out_rows": coming["held_out_rows"],
+            },
             "estimate_seconds": coming["seconds"],
         },
         key,
@@ -305,9 +309,7 @@ def merge(home: Home, run_id: str, key: str | None, dtype: str | None = None) ->
     return _submit(home, "merge", {"run_id": run_id, "dtype": dtype}, key, run_id)
 
 
-def push(
-    home: Home, run_id: str, repo: str, key: str | None, merged: bool = False, public: bool = False, token: str | None = None
-) -> Job:
+def push(home: Home, run_id: str, repo: str, key: str | None, merged: bool = False, public: bool = False, token: str | None = None) -> Job:
     """Check name, token and right to write now, then queue the upload. Raises TokenMissing, TokenRejected, HubRefused,
     InvalidRepoName, HubOffline, NothingTrained."""
     row = _trained(home, run_id)

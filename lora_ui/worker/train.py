@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lora_ui import errors, machine, metrics, models, presets, settings
+from lora_ui import errors, machine, metrics, presets, settings
 from lora_ui.data import prepared
 from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
@@ -45,12 +45,16 @@ def run(job: Job) -> dict[str, Any]:
     cache = job.folder / ".cache"
     columns = ["input_ids", "labels"]
     train_rows = Dataset.from_parquet(str(rows / "train.parquet"), columns=columns, cache_dir=str(cache))
-    held_out = Dataset.from_parquet(str(rows / "held_out.parquet"), columns=columns, cache_dir=str(cache)) if summary["held_out_rows"] else None
+    held_out = (
+        Dataset.from_parquet(str(rows / "held_out.parquet"), columns=columns, cache_dir=str(cache)) if summary["held_out_rows"] else None
+    )
 
     # What the machine decides, once; a resumed run keeps it.
     said = read_json(job.folder / "decided.json")
     if said is None:
-        made = presets.decide(chosen, summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"])
+        made = presets.decide(
+            chosen, summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"]
+        )
         said = {k: d.as_dict() for k, d in {**made, **_machine_decisions(here, device)}.items()}
         write_json(job.folder / "decided.json", said)
     decided = {key: value["value"] for key, value in said.items()}
@@ -124,7 +128,8 @@ def run(job: Job) -> dict[str, Any]:
     if best and best.is_dir() and not job.stopping.is_set():
         set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
         saved_step = watch.best[1]
-    _save_adapter(trainer.model, tokenizer, job.folder / "adapter", chosen.model.base_model, folder)
+    hub_name = chosen.model.base_model if job.params["base_kind"] == "hub" else None
+    _save_adapter(trainer.model, tokenizer, job.folder / "adapter", hub_name)
     shutil.rmtree(cache, ignore_errors=True)
     shutil.rmtree(arguments.output_dir, ignore_errors=True)
     result = {
@@ -179,15 +184,15 @@ def _forget_later_points(path: Path, last_good: Path | None) -> None:
         metrics.append(path, row)
 
 
-def _save_adapter(model: Any, tokenizer: Any, target: Path, base_model: str, folder: Path) -> None:
+def _save_adapter(model: Any, tokenizer: Any, target: Path, hub_name: str | None) -> None:
     """A plain PEFT folder with tokenizer and template, whole or not there."""
     building = target.with_name(".tmp-adapter")
     shutil.rmtree(building, ignore_errors=True)
     model.save_pretrained(building)
     (building / "README.md").unlink(missing_ok=True)  # PEFT's card; ours is written when the adapter is published
-    if models.is_hub_id(base_model):
+    if hub_name:  # else PEFT's local path stays, which is where the base is
         config = read_json(building / "adapter_config.json")
-        write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": base_model})
+        write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": hub_name})
     tokenizer.save_pretrained(building)
     old = target.with_name(".old-adapter")
     if target.exists():

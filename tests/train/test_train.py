@@ -1,0 +1,139 @@
+"""Real training on the CPU with the tiny model: what changed, what did not, what is left on disk."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_ui import metrics, runs
+from lora_ui.home import read_json
+
+pytestmark = pytest.mark.train
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.iterdir() if p.is_file()}
+
+
+def train(home, until, raw, **more):
+    job = runs.start(home, raw, None, **more)
+    there = until(job.id)
+    assert there["state"] == "finished", runs.log(home, job.id, 40)
+    return job.id, runs.show(home, job.id)
+
+
+@pytest.mark.parametrize("precision", [{}, {"load_in_4bit": True}, {"load_in_8bit": True}], ids=["16-bit", "4-bit", "8-bit"])
+def test_only_the_adapter_changes_and_stock_peft_loads_it(home, tiny, until, precision):
+    raw = tiny(model=precision, max_steps=12)
+    base = Path(raw["model"]["base_model"])
+    before = fingerprints(base)
+    id, shown = train(home, until, raw, name="<b>rivers</b>")
+
+    assert fingerprints(base) == before
+    adapter = Path(shown["adapter_path"])
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert weights and all("lora_A" in name or "lora_B" in name for name in weights)
+    assert all(weight.abs().max() > 0 for name, weight in weights.items() if "lora_B" in name)
+    assert not any(p.suffix in (".bin", ".pt", ".pth") for p in adapter.iterdir())
+    assert shown["train_loss"]["last"] < shown["train_loss"]["first"]
+    assert shown["eval_loss"]["best"] < shown["eval_loss"]["base"]
+    assert (shown["step"], shown["total_steps"], shown["name"]) == (12, 12, "<b>rivers</b>")
+    assert shown["trainable_parameters"] == sum(weight.numel() for weight in weights.values())
+
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(shown["base_model_path"], dtype=torch.float32)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    plain = model(ids).logits
+    adapted = PeftModel.from_pretrained(model, adapter)(ids).logits
+    assert (plain - adapted).abs().max() > 1e-3
+
+
+def test_a_run_leaves_the_files_of_the_contract(home, tiny, until):
+    id, shown = train(home, until, tiny())
+    folder = home.run(id)
+    assert {"settings.yaml", "decided.json", "metrics.jsonl", "log.txt", "heartbeat", "outcome.json", "checkpoints", "adapter"} <= {
+        p.name for p in folder.iterdir()
+    }
+    assert not [p for p in folder.rglob("*") if p.name.startswith((".tmp", ".staging", ".cache")) or p.name == "training_args.bin"]
+    decided = json.loads((folder / "decided.json").read_text())
+    assert all(entry["reason"] for entry in decided.values()) and decided["machine.device"]["value"] in ("cpu", "cuda", "mps")
+    rows = metrics.read(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in rows if "eval_loss" in row] == [0, 2, 4, 6]
+    assert {"queue", "import", "load", "prepare", "first_step", "train", "save"} <= shown["phases"].keys()
+    from lora_ui import settings
+
+    assert settings.parse(settings.read(folder / "settings.yaml")).adapter.r == 4
+
+
+def test_the_recipe_of_a_run_gives_the_same_run_again(home, tiny, until):
+    first, _ = train(home, until, tiny())
+    from lora_ui import settings
+
+    second, _ = train(home, until, settings.read(home.run(first) / "settings.yaml"))
+    losses = [[row["loss"] for row in metrics.read(home.run(id) / "metrics.jsonl") if "loss" in row] for id in (first, second)]
+    assert losses[0] == losses[1]
+
+
+def test_a_stopped_run_keeps_what_it_learned_and_goes_on_to_the_same_end(home, tiny, until):
+    raw = tiny(max_steps=40, save_steps=100, packing=False)
+    reference, _ = train(home, until, raw)
+    job = runs.start(home, raw, None)
+    until(job.id, lambda there: (there["done"] or 0) >= 3 and there["unit"] == "steps")
+    runs.stop(home, job.id)
+    stopped = until(job.id)
+    assert stopped["state"] == "stopped" and 3 <= stopped["result"]["step"] < 40
+    assert (home.run(job.id) / "adapter" / "adapter_model.safetensors").exists()
+    runs.resume(home, job.id)
+    assert until(job.id)["state"] == "finished"
+    assert runs.show(home, job.id)["resumed_from"] == f"step-{stopped['result']['step']:06d}"
+    both = [load_file(home.run(id) / "adapter" / "adapter_model.safetensors") for id in (reference, job.id)]
+    assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
+    points = [row["step"] for row in metrics.read(home.run(job.id) / "metrics.jsonl") if "loss" in row]
+    assert points == list(range(1, 41))
+
+
+def test_a_damaged_save_point_is_left_out_by_name(home, tiny, until):
+    id, shown = train(home, until, tiny())
+    newest = home.run(id) / "checkpoints" / "step-000006"
+    weights = bytearray((newest / "adapter_model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (newest / "adapter_model.safetensors").write_bytes(bytes(weights))
+    from lora_ui.worker.checkpoints import newest as find
+
+    good, skipped = find(home.run(id) / "checkpoints")
+    assert good is not None and good.name == "step-000004"
+    assert skipped == ["step-000006: adapter_model.safetensors is damaged"]
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(home, tiny, until):
+    raw = tiny(adapter={"r": 1, "lora_alpha": 4096}, learning_rate=1.0, max_grad_norm=1000, max_steps=60, warmup_steps=0)
+    job = runs.start(home, raw, None)
+    there = until(job.id)
+    assert there["state"] == "failed"
+    assert there["error"]["kind"] == "LossDiverged" and "learning rate" in there["error"]["cause"]
+
+
+def test_prepared_rows_are_what_training_reads(home, tiny, until):
+    raw = tiny()
+    prepared = until(runs.prepare(home, raw).id)
+    assert prepared["state"] == "finished"
+    made = Path(runs.prepared(home, raw)["folder"])
+    before = fingerprints(made)
+    train(home, until, raw)
+    assert fingerprints(made) == before
+    assert runs.prepare(home, raw).id == prepared["id"]
+
+
+def test_two_runs_share_one_cpu_one_after_the_other(home, tiny, until):
+    first, second = runs.start(home, tiny(), "a"), runs.start(home, tiny(), "b")
+    assert runs.start(home, tiny(), "a").id == first.id
+    until(second.id)
+    one, two = runs.show(home, first.id), runs.show(home, second.id)
+    assert one["ended"] <= two["started"]
+    assert read_json(home.run(second.id) / "outcome.json")["state"] == "finished"

@@ -308,7 +308,7 @@ def cpu_flops() -> float:
     """Operations per second of this machine's cores together, in fp32 matrix products. Takes about 0.1 s, once."""
     size = 1024
     a = np.random.default_rng(0).random((size, size), dtype=np.float32)
-    fastest = min(_seconds(a) for _ in range(4))
+    fastest = min(_seconds(a) for _ in range(10))
     return 2.0 * size**3 / fastest
 
 

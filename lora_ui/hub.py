@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_session, get_token, hf_raise_for_status
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -28,7 +28,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, validate_repo_id
 
 from lora_ui import errors
 from lora_ui.errors import Say
@@ -102,7 +101,7 @@ def get(
     """
 
     def ask() -> Any:
-        headers = build_hf_headers(token=token or False)
+        headers = {"authorization": f"Bearer {token}"} if token else {}
         answer = get_session().get(endpoint() + path, headers=headers, params=params, timeout=_TIMEOUT)
         hf_raise_for_status(answer)
         return answer.json()
@@ -189,12 +188,21 @@ def _scope_allows(access: dict[str, Any], owner: str, repo: str) -> bool:
 
 
 def _check_repo_name(repo: str) -> None:
-    try:
-        validate_repo_id(repo)
-    except HFValidationError:
-        raise errors.InvalidRepoName(repo=repo) from None
-    if repo.count("/") != 1:
+    if repo.count("/") != 1 or not valid_id(repo):
         raise errors.InvalidRepoName(repo=repo)
+
+
+def valid_id(name: str) -> bool:
+    """Whether `name` has the form of a Hub id: owner/name, or a bare name as a few old models have."""
+    usual = re.fullmatch(r"[A-Za-z0-9_][\w.-]{0,95}(/[A-Za-z0-9_][\w.-]{0,95})?", name, re.ASCII)
+    return bool(usual) and not ("--" in name or ".." in name or name.endswith((".git", "-", ".")))
+
+
+def dataset_name(text: str) -> str:
+    """`owner/name` from an id or a pasted address of a dataset's page; other text comes back without quotes, for `data.load` to judge."""
+    text = text.strip().strip("\"'`“”<> ").rstrip("/")
+    address = re.match(r"(?:https?://[^/]+/|huggingface\.co/|hf\.co/|hf://)?datasets/([^/?#]+/[^/?#]+)", text)
+    return address[1] if address else text
 
 
 _SECRETS = (

@@ -19,7 +19,6 @@ from urllib.parse import quote, unquote, urlsplit
 import yaml
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError, RemoteEntryNotFoundError
-from huggingface_hub.utils import validate_repo_id
 
 from lora_ui import errors, hub
 from lora_ui.errors import Say
@@ -103,10 +102,8 @@ def find(home: Home, name: str, revision: str | None = None, token: str | None =
         return _starter(home)
     if _is_path(name):
         return _from_path(name)
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        raise errors.InvalidModelName(name=name) from None
+    if not is_hub_id(name):
+        raise errors.InvalidModelName(name=name)
     try:
         return _from_hub(name, revision, token)
     except errors.HubOffline:
@@ -140,6 +137,11 @@ def _clean(name: str) -> tuple[str, str | None]:
     pieces = [unquote(piece) for piece in parts.path.strip("/").split("/")]
     at = pieces[3] if len(pieces) > 3 and pieces[2] in ("tree", "blob", "resolve") else None
     return "/".join(pieces[:2]), at
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether `name` can only mean a model on the Hub: not the starter, nothing on this machine, and a valid id."""
+    return name != STARTER and hub.valid_id(name) and not _is_path(name)
 
 
 def _is_path(name: str) -> bool:

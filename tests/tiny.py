@@ -7,17 +7,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors import TensorSpec, serialize_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from lora_ui.home import Home
+from lora_ui.metrics import append
+from lora_ui.settings import merge, parse
 
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-TEXT = ["What is the name of the river that runs past the mill? It is the river of the old mill.", "The answer is short and the question is long."]
+TEXT = [
+    "What is the name of the river that runs past the mill? It is the river of the old mill.",
+    "The answer is short and the question is long.",
+]
 HIDDEN, INNER, LAYERS, HEADS, KV_HEADS = 64, 128, 2, 4, 2
 HEAD_SIZE = HIDDEN // HEADS
 LINEAR = {  # name -> (out, in), as in Llama
@@ -54,7 +62,9 @@ def tiny_tokenizer(folder: Path, template: str | None = CHATML) -> int:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    tokenizer.train_from_iterator(TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False))
+    tokenizer.train_from_iterator(
+        TEXT, trainers.BpeTrainer(vocab_size=300, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+    )
     tokenizer.save(str(folder / "tokenizer.json"))
     named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "unk_token": "<|endoftext|>"}
     _json(folder / "tokenizer_config.json", {**named, "tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 512})
@@ -75,7 +85,15 @@ def tiny_adapter(base_folder: Path, folder: Path, r: int = 4, seed: int = 1) -> 
             weights[f"{at}.lora_B.weight"] = draw.normal(0, 0.2, (out, r))
     _save(folder / "adapter_model.safetensors", weights, "float32")
     modules = [name.split(".")[1] for name in LINEAR]
-    config = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "r": r, "lora_alpha": 2 * r, "lora_dropout": 0.0, "bias": "none", "inference_mode": True}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": r,
+        "lora_alpha": 2 * r,
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
     _json(folder / "adapter_config.json", {**config, "target_modules": modules, "base_model_name_or_path": str(base_folder)})
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         if (base_folder / name).exists():
@@ -83,10 +101,54 @@ def tiny_adapter(base_folder: Path, folder: Path, r: int = 4, seed: int = 1) -> 
     return folder
 
 
+def tiny_run(home: Home, run_id: str, base_folder: Path, base_model: str | None = None, **chosen: dict[str, Any]) -> Path:
+    """A finished run as `train` leaves it, with a random adapter: settings, decisions, points, outcome. `chosen` are settings groups."""
+    run = home.run(run_id)
+    tiny_adapter(base_folder, run / "adapter")
+    groups = merge(chosen, {"model": {"base_model": base_model or str(base_folder)}, "adapter": {"r": 4, "lora_alpha": 8}})
+    told = parse(merge(groups, {"data": {"source": str(home.root / "rows.jsonl")}}))
+    prepare = {"digest": "0123456789abcdef", "base_model": told.model.base_model, "revision": None, "max_length": 1024, "held_out_rows": 2}
+    params = {
+        "settings": told.model_dump(),
+        "header": {"title": "tiny", "from": None, "data": "rows.jsonl", "digest": prepare["digest"], "revision": None},
+        "prepare": {**prepare, "split_seed": 42, "system_prompt": told.data.system_prompt},
+        "licence": "apache-2.0",
+        "base_kind": "starter" if told.model.base_model == "starter" else "folder",
+        "preset": None,
+        "data": {"name": "rows.jsonl", "rows": 10, "train_rows": 8, "held_out_rows": 2},
+        "estimate_seconds": None,
+    }
+    _json(run / "job.json", {"id": run_id, "kind": "train", "run_id": None, "home": str(home.root), "params": params})
+    _json(run / "settings.yaml", {"preset": params["header"], **told.model_dump()})  # JSON is YAML
+    _json(
+        run / "decided.json",
+        {"training.num_train_epochs": {"value": 3, "reason": "tiny"}, "machine.device": {"value": "cpu", "reason": "tiny"}},
+    )
+    for step, loss, held in ((0, None, 3.0), (1, 2.9, None), (4, 2.0, 2.1), (8, 1.0, 1.5)):
+        append(run / "metrics.jsonl", {"step": step, "time": 0.0, "loss": loss, "eval_loss": held})
+    losses = {"train_loss": {"first": 2.9, "last": 1.0}, "eval_loss": {"base": 3.0, "first": 2.1, "best": 1.5, "last": 1.5}}
+    result = {
+        **losses,
+        "step": 8,
+        "total_steps": 8,
+        "saved_step": 8,
+        "base_model_path": str(base_folder),
+        "adapter_path": str(run / "adapter"),
+    }
+    _json(run / "outcome.json", {"state": "finished", "error": None, "result": result, "phases": {}, "time": 0.0})
+    return run
+
+
 def _config(vocabulary: int, dtype: str) -> dict[str, object]:
     sizes = {"hidden_size": HIDDEN, "intermediate_size": INNER, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
     tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "vocab_size": vocabulary, "tie_word_embeddings": True}
-    rest = {"num_key_value_heads": KV_HEADS, "head_dim": HEAD_SIZE, "hidden_act": "silu", "max_position_embeddings": 512, "rms_norm_eps": 1e-5}
+    rest = {
+        "num_key_value_heads": KV_HEADS,
+        "head_dim": HEAD_SIZE,
+        "hidden_act": "silu",
+        "max_position_embeddings": 512,
+        "rms_norm_eps": 1e-5,
+    }
     return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "dtype": dtype, "rope_theta": 10000.0, **sizes, **tokens, **rest}
 
 

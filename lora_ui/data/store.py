@@ -143,7 +143,8 @@ def read_slice(path: Path, start: int, count: int | None) -> list[dict[str, Any]
     """Rows `start` to `start + count` of a Parquet file, reading only the row groups they lie in."""
     with pyarrow.parquet.ParquetFile(path) as file:
         end = file.metadata.num_rows if count is None else min(file.metadata.num_rows, start + count)
-        first, groups, position = 0, [], 0
+        groups: list[int] = []
+        first = position = 0
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             if position < end and position + size > start:

@@ -51,8 +51,8 @@ def decode(data: bytes, name: str) -> tuple[str, str | None]:
     for mark, encoding in _BOMS:
         if data.startswith(mark):
             return _strictly(data[len(mark) :], encoding, name), None
-    if encoding := _utf16_without_mark(data[:4096]):
-        return _strictly(data, encoding, name), encoding
+    if utf16 := _utf16_without_mark(data[:4096]):
+        return _strictly(data, utf16, name), utf16
     if b"\x00" in data:
         raise errors.NotText(name=name, what="binary data")
     try:

@@ -1,33 +1,23 @@
 """Curves as numbers and as markup: smoothing, thinning, the data frame behind a LinePlot, legend rows and sparklines.
 
-Pure functions, no Gradio: the plots themselves are drawn by the run page. Colours are the three of the theme, one meaning each.
+Pure functions: the plots themselves are drawn by the run page. Colours are the theme's three, one meaning each.
 """
 
 from __future__ import annotations
 
 import math
 from html import escape
-from typing import Any
 
 import pandas as pd
 
 from lora_ui import metrics
+from lora_ui.ui import theme
 
 TRAINING, HELD_OUT, BASE = "training", "held_out", "base"
-COLOURS = {TRAINING: "#7D8590", HELD_OUT: "#3B82F6", BASE: "#D9730D"}
+COLOURS = {key: theme.TOKENS[token][0] for key, token in ((TRAINING, "curve-train"), (HELD_OUT, "curve-held-out"), (BASE, "curve-base"))}
 MOST_POINTS = 300
 
 Points = list[tuple[float, float]]
-
-
-def finite(points: list[Any]) -> Points:
-    """The (step, value) pairs whose value is a number; null stands for NaN and infinity in `metrics.jsonl`."""
-    return [(step, value) for step, value in points if value is not None and math.isfinite(value)]
-
-
-def gaps(points: list[Any]) -> list[float]:
-    """The steps whose value was not a number."""
-    return [step for step, value in points if value is None or not math.isfinite(value)]
 
 
 def smooth(points: Points, share: float = 0.05) -> Points:
@@ -55,13 +45,13 @@ def frame(series: dict[str, Points], names: dict[str, str], x: str, y: str, whic
     return table.astype({x: "float64", y: "float64", which: "str"})
 
 
-def loss_series(curves: dict[str, list[Any]], base: float | None, total: float, every_step: bool) -> dict[str, Points]:
+def loss_series(curves: dict[str, Points], base: float | None, total: float, every_step: bool) -> dict[str, Points]:
     """Training (smoothed unless `every_step`), the base model's held-out loss as a level line, held-out as measured and last, hence on top."""
-    train = finite(curves.get("loss") or [])
+    train = curves["loss"]
     series = {TRAINING: train if every_step else smooth(train)}
     if base is not None:
         series[BASE] = [(0.0, base), (total, base)]
-    series[HELD_OUT] = finite(curves.get("eval_loss") or [])
+    series[HELD_OUT] = curves["eval_loss"]
     return {key: points for key, points in series.items() if points}
 
 

@@ -17,7 +17,7 @@
     document.documentElement.style.colorScheme = isDark() ? "dark" : "light";
   };
   const showTitle = () => {
-    const news = document.querySelector(".strip[data-title]");
+    const news = document.querySelector(".run-head[data-title]") || document.querySelector(".strip[data-title]");
     const now = news ? `${news.dataset.title} · LoRA UI` : title;
     if (now && document.title !== now) document.title = now;
   };

@@ -62,13 +62,12 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
     held_out = presets.held_out(chosen, rows.report["kept"])
     train_rows = rows.report["kept"] - held_out.value
     tokens = summary["train_tokens"] if summary else None
-    decided = presets.decide(chosen, train_rows, held_out.value, here.device, summary["median_tokens"] if summary else None, tokens)
-    decided = {"data.held_out_rows": held_out, **decided}
+    known = (summary["median_tokens"], summary["train_tokens"], summary["train_lengths"]) if summary else (None, None, None)
+    decided = presets.decide(chosen, train_rows, held_out.value, here.device, *known)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
-    rounds = decided["training.num_train_epochs"].value if "training.num_train_epochs" in decided else chosen.training.num_train_epochs
-    steps = decided["total_steps"].value
-    if chosen.training.max_steps > 0 and steps and tokens:
-        rounds = min(rounds, chosen.training.max_steps / max(1, decided["steps_per_round"].value))
+    rounds, steps = decided["training.num_train_epochs"].value, decided["total_steps"].value
+    if chosen.training.max_steps > 0:
+        rounds = chosen.training.max_steps / decided["steps_per_round"].value
     time = fit.estimate(base, counts["trainable_parameters"] if counts else None, tokens, rounds, here)
     return {
         "name": rows.name,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_ui import metrics, runs
 from lora_ui.home import read_json
@@ -112,9 +112,12 @@ def test_a_damaged_save_point_is_left_out_by_name(home, tiny, until):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(home, tiny, until):
-    raw = tiny(adapter={"r": 1, "lora_alpha": 4096}, learning_rate=1.0, max_grad_norm=1000, max_steps=60, warmup_steps=0)
-    job = runs.start(home, raw, None)
-    there = until(job.id)
+    raw = tiny()
+    weights = Path(raw["model"]["base_model"]) / "model.safetensors"
+    broken = load_file(weights)
+    broken["model.norm.weight"][0] = float("nan")
+    save_file(broken, weights, {"format": "pt"})
+    there = until(runs.start(home, raw, None).id)
     assert there["state"] == "failed"
     assert there["error"]["kind"] == "LossDiverged" and "learning rate" in there["error"]["cause"]
 

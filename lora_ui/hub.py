@@ -100,8 +100,12 @@ def get(
     Raises as `explained`; HubOffline after PATIENCE seconds; ValueError when the answer is not JSON.
     """
 
+    token = (token or "").strip()
+    if token and not re.fullmatch(r"[!-~]+", token):  # an HTTP header cannot carry it, and the refusal would quote it
+        raise errors.TokenRejected()
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+
     def ask() -> Any:
-        headers = {"authorization": f"Bearer {token}"} if token else {}
         answer = get_session().get(endpoint() + path, headers=headers, params=params, timeout=_TIMEOUT)
         hf_raise_for_status(answer)
         return answer.json()

@@ -1,7 +1,380 @@
-"""The data page."""
+"""The Data page: bring rows, see what was found in them and what a model would learn from them, then go on to Train."""
 
-from lora_ui.ui.shell import Page
+from __future__ import annotations
+
+import functools
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import pyarrow.parquet
+
+from lora_ui import data, errors, runs, settings
+from lora_ui.data import prepared, sources
+from lora_ui.home import Home
+from lora_ui.ui import draft
+from lora_ui.ui import rows as row_html
+from lora_ui.ui.shell import Page, esc, html, number, panel
+from lora_ui.ui.words import Words
+
+ROLES = ("user", "assistant", "context", "system", "text", "messages")
+SUFFIXES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]
+VIEWS = ("chat", "reading", "tokens")
+MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
+
+
+class Upload(gr.File):
+    """A file box whose value is (path, the name the person gave the file): Gradio rewrites names."""
+
+    is_template = True
+
+    def preprocess(self, payload: Any) -> Any:
+        return None if payload is None else (payload.path, payload.orig_name or Path(payload.path).name)
+
+
+class Parts:
+    """The page's components; `here` is what is shown now: source, mapping, digest, kept, at, columns, first, job, prepared."""
+
+    def __init__(self, page: Page):
+        t = page.t
+        with gr.Column(elem_classes="lu-stack") as self.bring:
+            self._draw_bring(t)
+        self.status = html(visible=False, elem_classes="lu-live")
+        with gr.Column(visible=False, elem_classes="lu-stack") as self.there:
+            self._draw_there(t)
+        with gr.Accordion(t("data.columns"), open=False, visible=False) as self.columns:
+            self._draw_columns(t)
+        with gr.Row(elem_classes="lu-sticky", visible=False) as self.foot:
+            self.use = gr.Button(t("data.use"), variant="primary", elem_id="use-data")
+        self.here = gr.State({})
+        self.timer = gr.Timer(1.5, active=False)
+
+    def _draw_bring(self, t: Words) -> None:
+        lead = "data.lead_space" if os.environ.get("SPACE_ID") else "data.lead"
+        html(f'<p class="lead">{esc(t(lead))}</p>')
+        self.file = Upload(label=t("data.file"), height=160, elem_id="upload", file_types=None)
+        with gr.Row(elem_classes="lu-line"):
+            self.hub = gr.Textbox(label=t("data.hub"), placeholder=t("data.hub_hint"), max_lines=1, scale=3, elem_id="hub-data")
+            self.read = gr.Button(t("data.hub_read"), scale=0, min_width=120)
+        html(f'<p class="muted">{esc(t("data.formats"))}</p>')
+        self.example = gr.Button(t("data.example", n=_example_rows()), variant="primary", elem_id="example")
+        ways = "".join(
+            f'<li><span class="way">{k}</span><div><strong>{esc(t(f"data.way_{k}"))}</strong><p class="muted">{esc(t(f"data.way_{k}_hint"))}</p></div></li>'
+            for k in (1, 2, 3)
+        )
+        html(f'<ol class="ways">{ways}</ol>')
+
+    def _draw_there(self, t: Words) -> None:
+        with gr.Row(elem_classes="lu-line"):
+            self.summary = html(scale=1)
+            self.change = gr.Button(t("data.change"), scale=0, min_width=140, size="md")
+        self.counts = html(elem_classes="lu-live")
+        self.token_problem = html(visible=False)
+        self.findings = html(visible=False)
+        with gr.Row(elem_classes="lu-line lu-view"):
+            self.view = gr.Radio([(t("data.view_" + v), v) for v in VIEWS], value="chat", label=t("data.view"), scale=3)
+            self.previous = gr.Button(t("data.previous"), size="sm", scale=0, min_width=100, elem_id="previous-row")
+            self.next = gr.Button(t("data.next"), size="sm", scale=0, min_width=100, elem_id="next-row")
+        self.row = html(elem_classes="lu-row", elem_id="row")
+        with gr.Row(elem_classes="lu-line"):
+            self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
+            self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
+
+    def _draw_columns(self, t: Words) -> None:
+        html(f'<p class="muted">{esc(t("data.columns_hint"))}</p>')
+        with gr.Row():
+            with gr.Column(scale=1, elem_classes="lu-stack"):
+                self.roles = [gr.Dropdown([("", "")], label=t("role." + role), value="", elem_id=f"role-{role}") for role in ROLES]
+            self.first = html(scale=1)
+        with gr.Row(elem_classes="lu-line"):
+            self.map = gr.Button(t("data.column_read"), scale=0, min_width=220)
+            self.recognise = gr.Button(t("data.column_recognised"), scale=0, min_width=220)
+
+    @property
+    def shown(self) -> list[Any]:
+        """What a newly read source changes."""
+        return [
+            self.bring, self.status, self.there, self.columns, self.foot, self.here, self.summary, self.counts, self.findings, self.row,
+            *self.roles, self.first, self.view,
+        ]  # fmt: skip
+
+
+@functools.cache
+def _example_rows() -> int:
+    with data.EXAMPLE.open("rb") as f:
+        return sum(1 for line in f if line.strip())
 
 
 def build(page: Page) -> None:
     page.title()
+    parts = Parts(page)
+    _wire_sources(page, parts)
+    _wire_rows(page, parts)
+
+
+def _wire_sources(page: Page, p: Parts) -> None:
+    home, t, memory = page.home, page.t, page.memory
+
+    def show(source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str) -> Iterator[dict[Any, Any]]:
+        yield {p.status: gr.update(value=f'<p class="muted">{esc(t("data.reading", name=name))}</p>', visible=True), p.there: gr.update(visible=False)}
+        try:
+            yield _read(home, t, p, source, mapping, remembered, memory)
+        except errors.LoraUIError as error:
+            yield _not_read(page, p, source, mapping, error)
+
+    def upload(file: tuple[str, str] | None, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        if file is not None:
+            yield from show(data.store_upload(home, Path(file[0]), file[1]), {}, remembered, file[1])
+
+    def example(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        yield from show("example", {}, remembered, t("data.example_name"))
+
+    def from_hub(asked: str, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        name = _hub_name(asked)
+        yield from show(name, {}, remembered, name)
+
+    def by_hand(here: dict[str, Any], remembered: dict[str, Any], *chosen: str) -> Iterator[dict[Any, Any]]:
+        mapping = {role: column for role, column in zip(ROLES, chosen) if column}
+        yield from show(here["source"], mapping, remembered, here["name"])
+
+    def again(here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        yield from show(here["source"], {}, remembered, here["name"])
+
+    def remembered_source(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        if remembered.get("source"):
+            yield from show(remembered["source"], remembered.get("mapping") or {}, remembered, remembered.get("data_name") or "")
+
+    outputs = [*p.shown, memory]
+    prepare = functools.partial(_wire_prepare, page, p)
+    prepare(page.on(p.file.upload, upload, [p.file, memory], outputs))
+    prepare(page.on(p.example.click, example, memory, outputs))
+    prepare(page.on(functools.partial(gr.on, [p.read.click, p.hub.submit]), from_hub, [p.hub, memory], outputs))
+    prepare(page.on(p.map.click, by_hand, [p.here, memory, *p.roles], outputs))
+    prepare(page.on(p.recognise.click, again, [p.here, memory], outputs))
+    prepare(page.on(page.demo.load, remembered_source, memory, outputs))
+
+    def change(remembered: dict[str, Any]) -> dict[Any, Any]:
+        kept = {k: v for k, v in remembered.items() if k not in ("source", "mapping", "data_name")}
+        hidden = {part: gr.update(visible=False) for part in (p.there, p.columns, p.foot, p.token_problem)}
+        return {**hidden, p.bring: gr.update(visible=True), p.file: None, p.here: {}, memory: kept, p.timer: gr.Timer(active=False)}
+
+    page.on(p.change.click, change, memory, [p.bring, p.there, p.columns, p.foot, p.token_problem, p.file, p.here, memory, p.timer])
+    p.use.click(None, None, None, js="() => { location.href = '/train' }", api_visibility="private")
+
+
+def _hub_name(asked: str) -> str:
+    """owner/name of what was typed or pasted. The box takes nothing else, so that no path of this machine can be read with it."""
+    name = sources.hub_id(asked)
+    if name is None or Path(name).exists():
+        raise errors.DataNotFound(name=asked.strip() or "?")
+    return name
+
+
+def _read(
+    home: Home, t: Words, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], memory: gr.BrowserState
+) -> dict[Any, Any]:
+    found = data.load(home, source, mapping or None)
+    report, peeked = found.report, data.peek(home, source)
+    here = {"source": source, "mapping": mapping, "name": found.name, "digest": found.digest, "kept": report["kept"], "at": 0, "first": peeked["first"]}
+    return {
+        p.bring: gr.update(visible=False),
+        p.status: gr.update(visible=False),
+        p.there: gr.update(visible=True),
+        p.foot: gr.update(visible=True),
+        p.here: here,
+        p.summary: _summary(t, found.name, report),
+        p.counts: "",
+        p.findings: gr.update(value=_findings(t, report["findings"]), visible=bool(report["findings"])),
+        p.row: _row(home, t, here, "chat"),
+        p.view: "chat",
+        memory: {**remembered, "source": source, "mapping": mapping, "data_name": found.name},
+        **_columns(t, p, peeked, report["mapping"] or {}, opened=False),
+    }
+
+
+def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error: errors.LoraUIError) -> dict[Any, Any]:
+    """The problem, and where columns are the problem, the place to say which is which."""
+    shown = {p.status: gr.update(value=panel(page.t, error), visible=True), p.there: gr.update(visible=False), p.foot: gr.update(visible=False)}
+    if isinstance(error, (errors.ColumnsNotRecognised, errors.MissingColumns)):
+        peeked = data.peek(page.home, source)
+        here = {"source": source, "mapping": mapping, "name": peeked["name"], "first": peeked["first"]}
+        return {**shown, p.here: here, **_columns(page.t, p, peeked, mapping or peeked["guess"], opened=True)}
+    return {**shown, p.bring: gr.update(visible=True), p.columns: gr.update(visible=False), p.here: {}}
+
+
+def _columns(t: Words, p: Parts, peeked: dict[str, Any], mapping: dict[str, str], opened: bool) -> dict[Any, Any]:
+    choices = [(t("data.column_none"), ""), *((str(c), str(c)) for c in peeked["columns"])]
+    chosen = [mapping.get(role) if mapping.get(role) in peeked["columns"] else "" for role in ROLES]
+    return {
+        p.columns: gr.update(visible=bool(peeked["columns"]), open=opened),
+        **{box: gr.update(choices=choices, value=value) for box, value in zip(p.roles, chosen)},
+        p.first: _first_row(t, peeked["first"], chosen),
+    }
+
+
+def _first_row(t: Words, first: list[dict[str, Any]], chosen: list[Any]) -> str:
+    parts = [
+        f'<dt>{esc(t("role." + role))}</dt><dd class="pre">{esc(str(first[0].get(column, ""))[:600])}</dd>'
+        for role, column in zip(ROLES, chosen)
+        if column and first
+    ]
+    body = f"<dl>{''.join(parts)}</dl>" if parts else f'<p class="muted">{esc(t("data.nothing_chosen"))}</p>'
+    return f'<div class="card"><h3>{esc(t("data.first_row"))}</h3>{body}</div>'
+
+
+def _summary(t: Words, name: str, report: dict[str, Any]) -> str:
+    worth = sum(f["count"] for f in report["findings"] if f["severity"] == "warn")
+    marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(report["kept"])))}</span>']
+    if worth:
+        marks.append(f'<span class="pill warn"><span aria-hidden="true">!</span> {esc(t("data.worth_a_look", n=number(worth)))}</span>')
+    if report["dropped"]:
+        marks.append(f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(report["dropped"])))}</span>')
+    kind = f"{t('data.format.' + report['format'])} ({t('data.confidence.' + report['confidence'])})"
+    why = t.say(report["why"]) if report["why"] else ""
+    return (
+        f'<div class="facts-head"><p><strong class="name">{esc(name)}</strong> · {esc(t("data.rows", n=number(report["rows"])))} · {esc(kind)}</p>'
+        f'<p class="muted">{esc(why)}</p><p class="pills">{"".join(marks)}</p></div>'
+    )
+
+
+def _findings(t: Words, findings: list[dict[str, Any]]) -> str:
+    """Worst first; each says what, where, and what to do."""
+    order = sorted(findings, key=lambda f: list(MARKS).index(f["severity"]))
+    return f'<h2>{esc(t("data.findings"))}</h2><ul class="findings">{"".join(_finding(t, f) for f in order)}</ul>'
+
+
+def _finding(t: Words, finding: dict[str, Any]) -> str:
+    numbers = ", ".join(map(str, finding["rows"]))
+    if (more := finding["count"] - len(finding["rows"])) > 0:
+        numbers = t("data.and_more", rows=numbers, n=number(more))
+    where = t("data.found_row" if finding["count"] == 1 else "data.found_rows", rows=numbers) if finding["rows"] else ""
+    look = {"error": "failed", "drop": "failed", "warn": "warn"}[finding["severity"]]
+    mark = f'<span class="pill {look}"><span aria-hidden="true">{MARKS[finding["severity"]]}</span> {esc(t("data.severity." + finding["severity"]))}</span>'
+    return (
+        f"<li>{mark}<div><p>{esc(t.say(finding['message']))} <span class=muted>{esc(where)}</span></p>"
+        f'<p class="muted">{esc(t.say(finding["fix"]))}</p></div></li>'
+    )
+
+
+# tokens
+
+
+def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """The draft of the Train page with this data; a draft that cannot be read does not stand in the preview's way."""
+    mine = {**remembered, "source": here["source"], "mapping": here["mapping"]}
+    raw = draft.of(home, mine, here["kept"]).raw
+    try:
+        settings.parse(raw)
+    except errors.InvalidSettings:
+        return draft.of(home, {**mine, "settings": {}}, here["kept"]).raw
+    return raw
+
+
+def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
+    home, t = page.home, page.t
+
+    def start(here: dict[str, Any], remembered: dict[str, Any]) -> tuple[Any, ...]:
+        if not here.get("digest"):
+            return gr.skip(), gr.skip(), gr.skip(), gr.Timer(active=False)
+        raw = _raw(home, remembered, here)
+        job = runs.prepare(home, raw)
+        if job.state == "finished" and (summary := runs.prepared(home, raw)):
+            return {**here, "prepared": summary}, _counts(t, summary, raw), gr.skip(), gr.Timer(active=False)
+        model = settings.parse(raw).model.base_model
+        wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
+        return {**here, "job": job.id, "raw": raw}, wait, gr.skip(), gr.Timer(active=True)
+
+    page.on(after.then, start, [p.here, page.memory], [p.here, p.counts, p.row, p.timer], at=p.token_problem)
+
+
+def _counts(t: Words, summary: dict[str, Any], raw: dict[str, Any]) -> str:
+    chosen = settings.parse(raw)
+    length = number(chosen.training.max_length)
+    cut = t("data.tokens_cut", n=number(summary["truncated"]), length=length) if summary["truncated"] else t("data.tokens_whole", length=length)
+    total = t("data.tokens", total=number(summary["tokens"]["total"]), trained=number(summary["tokens"]["trained"]))
+    how = t("data.template_" + summary["template"], model=summary["base_model"])
+    return f'<p class="num">{esc(total)} · {esc(cut)}.</p><p class="muted">{esc(t("data.tokens_hint"))} {esc(how)}</p>'
+
+
+# rows
+
+
+def _wire_rows(page: Page, p: Parts) -> None:
+    home, t = page.home, page.t
+
+    def tick(here: dict[str, Any], view: str) -> tuple[Any, ...]:
+        job = runs.job(home, here["job"]) if here.get("job") else None
+        if job is None:
+            return gr.skip(), gr.skip(), gr.skip(), gr.Timer(active=False), gr.skip()
+        if job["state"] in ("queued", "starting", "running"):
+            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+        if job["error"]:
+            return {**here, "job": None}, "", gr.skip(), gr.Timer(active=False), gr.update(value=panel(t, job["error"]), visible=True)
+        summary = runs.prepared(home, here["raw"])
+        now = {**here, "job": None, "prepared": summary}
+        shown = _row(home, t, now, view) if view != "chat" else gr.skip()
+        return now, _counts(t, summary, here["raw"]) if summary else "", shown, gr.Timer(active=False), gr.update(visible=False)
+
+    page.on(p.timer.tick, tick, [p.here, p.view], [p.here, p.counts, p.row, p.timer, p.token_problem], clears=False, queue=False)
+
+    def move(step: str, here: dict[str, Any], view: str) -> tuple[Any, Any]:
+        last = here["kept"] - 1
+        places = {
+            "next": lambda: min(last, here["at"] + 1), "previous": lambda: max(0, here["at"] - 1),
+            "random": lambda: random.randint(0, last), "longest": lambda: _longest(home, here["digest"]), "stay": lambda: here["at"],
+        }  # fmt: skip
+        now = {**here, "at": places[step]()}
+        return now, _row(home, t, now, view)
+
+    for trigger, step in (
+        (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"), (p.longest.click, "longest"), (p.view.input, "stay"),
+    ):  # fmt: skip
+        page.on(trigger, functools.partial(move, step), [p.here, p.view], [p.here, p.row])
+
+    def first_row(here: dict[str, Any], *chosen: str) -> str:
+        return _first_row(t, here.get("first") or [], list(chosen))
+
+    for box in p.roles:
+        page.on(box.input, first_row, [p.here, *p.roles], p.first, clears=False)
+
+
+@functools.lru_cache(8)
+def _longest(home: Home, digest: str) -> int:
+    """Index of the row with the most characters."""
+    def length(row: dict[str, Any]) -> int:
+        return len(row["text"]) if "text" in row else sum(len(m["content"]) for m in row["messages"])
+
+    rows = data.rows(home, digest)
+    return max(range(len(rows)), key=lambda i: length(rows[i]))
+
+
+@functools.lru_cache(8)
+def _places(folder: str) -> dict[int, tuple[str, int]]:
+    """Row number → (split, index in it) of a prepared folder."""
+    found = {}
+    for split in ("train", "held_out"):
+        path = Path(folder) / f"{split}.parquet"
+        if path.is_file():
+            numbers = pyarrow.parquet.read_table(path, columns=["row"])["row"].to_pylist()
+            found.update({row: (split, index) for index, row in enumerate(numbers)})
+    return found
+
+
+def _row(home: Home, t: Words, here: dict[str, Any], view: str) -> str:
+    """One row in the chosen view, with where it stands above and the legend below."""
+    row = data.rows(home, here["digest"], here["at"], 1)[0]
+    where = t("data.where", row=number(row["row"]), at=number(here["at"] + 1), n=number(here["kept"]))
+    summary = here.get("prepared")
+    if view == "chat":
+        body = row_html.chat(t, row)
+    elif summary is None:
+        body = f'<p class="muted">{esc(t("data.view_wait"))}</p>'
+    else:
+        split, index = _places(summary["folder"])[row["row"]]
+        learned = prepared.read_rows(Path(summary["folder"]), split, index, 1)[0]
+        draw = row_html.reading if view == "reading" else row_html.tokens
+        body = draw(t, learned, set(summary["special_ids"]))
+    return f'<p class="row-head"><strong class="num">{esc(where)}</strong> <span class="muted">{esc(t("data.truth"))}</span></p>{body}{row_html.legend(t)}'

@@ -58,12 +58,13 @@ def _pairs(**chosen: str) -> dict[str, str]:
 
 def theme() -> gr.themes.Base:
     chinese = [Font(name) for name in CHINESE]
+    weights = (400, 700)  # Gradio's own SemiBold files lack most Latin letters, so 600 is drawn with Bold
     made = gr.themes.Base(
         spacing_size=gr.themes.sizes.spacing_md,
         radius_size=gr.themes.sizes.radius_md,
         text_size=gr.themes.sizes.text_md,
-        font=[LocalFont("IBM Plex Sans", weights=(400, 600, 700)), *chinese, Font("system-ui"), Font("sans-serif")],
-        font_mono=[LocalFont("IBM Plex Mono", weights=(400, 600, 700)), *chinese, Font("monospace")],
+        font=[LocalFont("IBM Plex Sans", weights=weights), *chinese, Font("system-ui"), Font("sans-serif")],
+        font_mono=[LocalFont("IBM Plex Mono", weights=weights), *chinese, Font("monospace")],
     )
     made.set(**_colours())
     made.set(**_sizes())

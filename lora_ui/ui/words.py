@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 from lora_ui import errors
+from lora_ui.presets import Preset
+from lora_ui.settings import SettingsField
 
 LANGUAGES = ("en", "zh")
 TABLE = Path(__file__).with_name("words.yaml")
@@ -16,7 +18,7 @@ TABLE = Path(__file__).with_name("words.yaml")
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """`{words: {key: [English, Chinese]}, sentences: {English template: Chinese}, errors: {class: [message, cause, fix]}}`."""
+    """`{words: {key: [English, Chinese]}, sentences: {English template: Chinese}, fields, presets, errors: {class: [message, cause, fix]}}`."""
     with TABLE.open(encoding="utf-8") as f:
         return yaml.load(f, yaml.CSafeLoader)
 
@@ -36,6 +38,15 @@ class Words:
 
     def has(self, key: str) -> bool:
         return key in table()["words"]
+
+    def field(self, field: SettingsField) -> tuple[str, str]:
+        """(title, hint) of a setting: English from settings.py, where it is said once."""
+        return (field.title, field.description) if self.language == "en" else tuple(table()["fields"][field.key])
+
+    def preset(self, preset: Preset) -> tuple[str, str]:
+        """(title, summary); presets that the person saved have only their own words."""
+        known = None if preset.own or self.language == "en" else table()["presets"].get(preset.name)
+        return tuple(known) if known else (preset.title, preset.summary)
 
     def say(self, said: errors.Say | dict[str, Any]) -> str:
         """A sentence of the core: a `Say`, or its dict (`text`, or `reason` in a decision). Unknown templates stay English."""

@@ -1,0 +1,70 @@
+"""What will happen, in sentences, from `runs.plan`: the card beside the form on the Train page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_ui import settings
+from lora_ui.ui import form
+from lora_ui.ui.shell import duration, esc, number, panel
+from lora_ui.ui.words import Words
+
+
+def sentences(t: Words, plan: dict[str, Any], max_length: int) -> str:
+    """`plan` as `runs.plan` gives it."""
+    lines = [_rows(t, plan), *_steps(t, plan)]
+    if plan["tokens"] is not None:
+        lines.append(t("train.will_tokens", n=number(plan["tokens"])))
+    if plan["truncated"]:
+        lines.append(t("train.will_cut", n=number(plan["truncated"]), length=number(max_length)))
+    body = "".join(f"<p>{esc(line)}</p>" for line in lines)
+    return f'<div class="num lu-plan">{body}{_parameters(t, plan)}</div>' + "".join(panel(t, finding) for finding in plan["findings"])
+
+
+def _rows(t: Words, plan: dict[str, Any]) -> str:
+    learned = {"train": number(plan["train_rows"]), "rounds": f"{plan['epochs']:g}" if plan["epochs"] else "?", "held": number(plan["held_out_rows"])}
+    if not plan["held_out_rows"]:
+        return t("train.will_learn_all", **learned)
+    return t("train.will_learn_once" if plan["epochs"] == 1 else "train.will_learn", **learned)
+
+
+def _steps(t: Words, plan: dict[str, Any]) -> list[str]:
+    if plan["steps"] is None:
+        return [t("train.will_counting")]
+    device = plan["device_name"] if plan["device"] == "cuda" else t("train.device_" + plan["device"])
+    if plan["seconds"] is None:
+        return [t("train.will_steps_unknown", steps=number(plan["steps"]), device=device)]
+    said = t("train.will_steps", steps=number(plan["steps"]), time=duration(t, plan["seconds"]), device=device)
+    return [f"{said} ({t.say(plan['basis'])})"]
+
+
+def _parameters(t: Words, plan: dict[str, Any]) -> str:
+    if plan["trainable_parameters"] is None:
+        return f"<p>{esc(t('train.will_parameters_unknown'))}</p>"
+    share = f"{plan['share']:.4g}"
+    said = t("train.will_parameters", trainable=number(plan["trainable_parameters"]), all=number(plan["all_parameters"]), share=share)
+    return f'<p>{esc(said)}</p><p class="muted">{esc(t.say(plan["explanation"]))}</p>'
+
+
+def changed(t: Words, changes: dict[str, Any]) -> str:
+    """Which fields differ from the preset, by their names on the page."""
+    titles = [t.field(f)[0] for f in settings.fields() if f.name in changes.get(f.group, {}) and f.key not in form.ELSEWHERE]
+    said = t("train.changed", what=t("shell.comma").join(titles)) if titles else t("train.changed_none")
+    return f'<p class="muted">{esc(said)}</p>'
+
+
+def decisions(t: Words, plan: dict[str, Any]) -> str:
+    """Every value that was chosen by itself, with its reason."""
+    titles = {f.key: t.field(f)[0] for f in settings.fields()}
+    rows = [
+        f'<dt>{esc(titles.get(key) or t("decided." + key))} <span class="key">{esc(key.split(".")[-1])}</span></dt>'
+        f'<dd><span class="num">{esc(shown(t, decided["value"]))}</span><p class="muted">{esc(t.say(decided))}</p></dd>'
+        for key, decided in plan["decisions"].items()
+    ]
+    return f'<dl class="decisions">{"".join(rows)}</dl>'
+
+
+def shown(t: Words, value: Any) -> str:
+    if isinstance(value, bool):
+        return t("form.on" if value else "form.off")
+    return "?" if value is None else f"{value:,}" if isinstance(value, int) else form.shown_number(value) if isinstance(value, float) else str(value)

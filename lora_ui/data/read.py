@@ -162,7 +162,7 @@ def _json_problem(e: json.JSONDecodeError) -> Say:
         "Expecting ',' delimiter": Say(
             "at character {at} a comma or a closing bracket is missing, or a quote inside a text has no \\ before it", at=e.colno
         ),
-        "Expecting ':' delimiter": Say("at character {at} a colon is missing after a name", at=e.colno),
+        "Expecting ':' delimiter": Say("at character {at} a colon is missing after a name, or a quote before it", at=e.colno),
         "Unterminated string starting at": Say("the text that starts at character {at} has no closing quote", at=e.colno),
         "Expecting property name enclosed in double quotes": Say("at character {at} a name in double quotes is expected", at=e.colno),
         "Expecting value": Say("at character {at} a value is missing", at=e.colno),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from huggingface_hub import hf_hub_download, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
@@ -72,10 +73,10 @@ def _dataset(id: str, token: str | None) -> list[tuple[str, Path]]:
     A repository's own scripts are never run. Without the Hub, what was downloaded before is used.
     """
     try:
-        for revision in ("main", "refs%2Fconvert%2Fparquet"):
-            about = hub.get(f"/api/datasets/{id}/revision/{revision}", token, id, kind="dataset")
+        for revision in ("main", "refs/convert/parquet"):
+            about = hub.get(f"/api/datasets/{id}/revision/{quote(revision, safe='')}", token, id, kind="dataset")
             if chosen := choose([file["rfilename"] for file in about["siblings"]]):
-                return [(name, _download(id, name, about["sha"], token)) for name in chosen]
+                return [(name, _download(id, name, revision, token)) for name in chosen]
     except errors.RevisionNotFound:
         raise errors.EmptyData(name=id) from None
     except errors.HubOffline:
@@ -85,9 +86,10 @@ def _dataset(id: str, token: str | None) -> list[tuple[str, Path]]:
     raise errors.EmptyData(name=id)
 
 
-def _download(id: str, name: str, sha: str, token: str | None) -> Path:
+def _download(id: str, name: str, revision: str, token: str | None) -> Path:
+    """By the revision's name and not its commit: only then does the cache know later, without the Hub, which files are its newest."""
     with hub.explained(id, "dataset"):
-        return Path(hf_hub_download(id, name, repo_type="dataset", revision=sha, token=token or False, endpoint=hub.endpoint()))
+        return Path(hf_hub_download(id, name, repo_type="dataset", revision=revision, token=token or False, endpoint=hub.endpoint()))
 
 
 def _downloaded(id: str) -> list[tuple[str, Path]]:

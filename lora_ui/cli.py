@@ -88,7 +88,7 @@ def check(
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         chosen = settings.parse(raw)
-        report = runs.check(here, chosen.data.source, dict(chosen.data.mapping) or None, _token())
+        report = runs.check(here, chosen.data.source, {**chosen.data.mapping} or None, _token())
         if base_model:
             terminal.follow(here, runs.prepare(here, raw, _token()).id)
             summary = runs.prepared(here, raw, _token()) or {}
@@ -165,16 +165,19 @@ def train(
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         if not settings.parse(raw).data.source:
             raise typer.BadParameter("give --data, or a recipe with data.source")
+        if terminal.follow(here, runs.prepare(here, raw, _token()).id):
+            raise typer.Exit(1)
         coming = runs.plan(here, raw, _token())
+        seconds = f"about {coming['seconds'] / 60:.0f} min" if coming["seconds"] else "time"
+        terminal.say(
+            f"{coming['train_rows']} rows are learned in {coming['epochs']:g} rounds, {coming['held_out_rows']} kept aside; "
+            f"{coming['steps']} steps, {seconds} ({coming['basis']['text']})"
+        )
         job = runs.start(here, raw, key or uuid.uuid4().hex, name, preset, _token())
         if as_json:
             terminal.print_json({"id": job.id})
         else:
             print(job.id, flush=True)
-        seconds = f"about {coming['seconds'] / 60:.0f} min" if coming["seconds"] else "time unknown until the first steps"
-        terminal.say(
-            f"{coming['train_rows']} rows are learned, {coming['held_out_rows']} kept aside; {seconds} ({coming['basis']['text']})"
-        )
         if detach:
             return
         raise typer.Exit(terminal.watch(here, job.id))

@@ -20,7 +20,8 @@ _bases: dict[tuple[str, str, str | None, bool], models.BaseModel] = {}
 
 def dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> data.Dataset:
     """The rows of these settings; a file that did not change since is not read again. Raises what `data.load` raises."""
-    source, mapping = chosen.data.source, dict(chosen.data.mapping)
+    source = chosen.data.source
+    mapping: dict[str, str] = {**chosen.data.mapping}
     path = Path(source).expanduser()
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
     memory = json.dumps([str(home.root), source, mapping, stamp])
@@ -55,7 +56,13 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
     when the settings, the data or the base model cannot be read at all."""
     chosen = settings.parse(raw)
     rows = dataset(home, chosen, token)
-    base = base_model(home, chosen, token)
+    try:
+        base, unreachable = base_model(home, chosen, token), []
+    except (errors.HubOffline, errors.GatedModel) as e:  # a listed model can be planned for, not started
+        listed = models.known(home, chosen.model.base_model, chosen.model.revision)
+        if listed is None:
+            raise
+        base, unreachable = listed, [e]
     here = machine.look()
     asked = prepare_params(home, chosen, rows, base)
     summary = prepared.summary(home, asked)
@@ -89,7 +96,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
         "device": here.device,
         "device_name": here.name,
         "decisions": {key: decision.as_dict() for key, decision in decided.items()},
-        "findings": [_finding(problem) for problem in problems(home, chosen, rows, base, counts)],
+        "findings": [_finding(problem) for problem in unreachable + problems(home, chosen, rows, base, counts)],
         "prepare": asked,
     }
 

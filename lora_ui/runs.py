@@ -75,7 +75,9 @@ def check(home: Home, source: str, mapping: dict[str, str] | None, token: str | 
 def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, token: str | None = None) -> dict[str, Any]:
     """Parameter counts from config.json alone; the memory verdict is null until it can be computed."""
     chosen = settings.parse(raw)
-    base = models.find(home, chosen.model.base_model, chosen.model.revision, token)
+    base = models.known(home, chosen.model.base_model, chosen.model.revision)
+    if base is None or base.config is None:
+        base = models.find(home, chosen.model.base_model, chosen.model.revision, token)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     here = machine.look()
     return {

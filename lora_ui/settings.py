@@ -46,6 +46,7 @@ def _number(value: Any) -> Any:
     return value
 
 
+# fmt: off (one setting is one line)
 class ModelSettings(Group):
     base_model: Annotated[str, Ui(advanced=False)] = Field(
         "starter", min_length=1, max_length=500, title="Base model", description="The model you start from; training never changes it."
@@ -63,7 +64,7 @@ class ModelSettings(Group):
     )
 
     @model_validator(mode="after")
-    def _one_precision(self) -> "ModelSettings":
+    def _one_precision(self) -> ModelSettings:
         if self.load_in_4bit and self.load_in_8bit:
             raise ValueError("load_in_4bit and load_in_8bit cannot both be on: choose one")
         return self
@@ -134,9 +135,7 @@ class AdapterSettings(Group):
 
 class TrainingSettings(Group):
     num_train_epochs: Annotated[Annotated[float, Field(gt=0, le=1000)] | Auto, Ui(step=1, advanced=False)] = Field(
-        "auto",
-        title="Training rounds",
-        description="How often it goes through all rows; too often and it learns them by heart.",
+        "auto", title="Training rounds", description="How often it goes through all rows; too often and it learns them by heart."
     )
     max_steps: Annotated[int, Ui(step=1)] = Field(
         -1, ge=-1, le=10_000_000, title="Step limit", description="Ends after this many steps whatever the rounds say; -1 means no limit."
@@ -159,14 +158,10 @@ class TrainingSettings(Group):
         "cosine", title="Learning-rate curve", description="How the correction size changes; cosine starts full and fades out."
     )
     warmup_steps: Annotated[Annotated[float, Field(ge=0, le=1_000_000)] | Auto, Ui(step=1)] = Field(
-        "auto",
-        title="Warm-up",
-        description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them).",
+        "auto", title="Warm-up", description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them)."
     )
     global_batch_size: Annotated[Annotated[int, Field(ge=1, le=65536)] | Auto, Ui(step=1)] = Field(
-        "auto",
-        title="Rows per step",
-        description="How many rows are looked at before one correction (the effective batch).",
+        "auto", title="Rows per step", description="How many rows are looked at before one correction (the effective batch)."
     )
     per_device_train_batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | Auto, Ui(step=1)] = Field(
         "auto", title="Rows at once", description="How many rows are in memory together; lower it when memory is short."
@@ -184,9 +179,7 @@ class TrainingSettings(Group):
         "nll", title="Loss", description="nll is the usual one; dft weighs each token by how likely it already was."
     )
     neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=100)] | None, Ui(step=1)] = Field(
-        None,
-        title="Input noise (NEFTune)",
-        description="Adds noise to what it reads while learning; 5 can help style, empty is off.",
+        None, title="Input noise (NEFTune)", description="Adds noise to what it reads while learning; 5 can help style, empty is off."
     )
     packing: Annotated[bool | Auto, Ui()] = Field(
         "auto", title="Packing", description="Lays short rows end to end so that no time goes into empty space."
@@ -198,9 +191,7 @@ class TrainingSettings(Group):
         "auto", title="Steps between points", description="How often a point is added to the curves."
     )
     save_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field(
-        "auto",
-        title="Steps between save points",
-        description="How often progress is saved; a stopped run goes on from its last one.",
+        "auto", title="Steps between save points", description="How often progress is saved; a stopped run goes on from its last one."
     )
     save_total_limit: Annotated[int, Ui(step=1)] = Field(
         2, ge=1, le=100, title="Save points kept", description="Older save points are deleted; the best one is always kept."
@@ -221,7 +212,7 @@ class TrainingSettings(Group):
         return value
 
     @model_validator(mode="after")
-    def _batches_divide(self) -> "TrainingSettings":
+    def _batches_divide(self) -> TrainingSettings:
         whole, part = self.global_batch_size, self.per_device_train_batch_size
         if isinstance(whole, int) and isinstance(part, int) and whole % part:
             raise ValueError(f"global_batch_size ({whole}) has to be a multiple of per_device_train_batch_size ({part})")
@@ -239,6 +230,9 @@ class EvaluationSettings(Group):
         title="Stop when it stops helping",
         description="Ends after this many tests without improvement and keeps the best point; 0 is off.",
     )
+
+
+# fmt: on
 
 
 class Settings(Group):

@@ -57,7 +57,7 @@ def rotate(checkpoints: Path, keep: int, best_step: int | None) -> None:
 
 def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
     """The newest save point that verifies, and the names of newer ones that do not, with the reason."""
-    skipped = []
+    skipped: list[str] = []
     for folder in sorted(checkpoints.glob("step-*"), reverse=True):
         problem = damage(folder)
         if problem is None:

@@ -82,7 +82,7 @@ def run(job: Job) -> dict[str, Any]:
         eval_strategy="steps" if held_out else "no",
         eval_steps=decided["evaluation.eval_steps"] if held_out else None,
         eval_packing=False,
-        per_device_eval_batch_size=took["per_device_train_batch_size"],
+        per_device_eval_batch_size=4 if device == "cpu" else 8,
         prediction_loss_only=True,
         save_strategy="steps",
         save_total_limit=None,
@@ -124,10 +124,10 @@ def run(job: Job) -> dict[str, Any]:
     # Keep the best point if a save point of it exists, else the last.
     job.phase("save")
     saved_step = trainer.state.global_step
-    best = job.folder / "checkpoints" / f"step-{watch.best[1]:06d}" if watch.best else None
-    if best and best.is_dir() and not job.stopping.is_set():
+    best = job.folder / "checkpoints" / f"step-{watch.best_step or 0:06d}"
+    if best.is_dir() and not job.stopping.is_set():
         set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
-        saved_step = watch.best[1]
+        saved_step = watch.best_step
     hub_name = chosen.model.base_model if job.params["base_kind"] == "hub" else None
     _save_adapter(trainer.model, tokenizer, job.folder / "adapter", hub_name)
     shutil.rmtree(cache, ignore_errors=True)

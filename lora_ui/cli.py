@@ -88,7 +88,7 @@ def check(
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         chosen = settings.parse(raw)
-        report = runs.check(here, chosen.data.source, {**chosen.data.mapping} or None, _token())
+        report = runs.check(here, chosen.data.source, {str(role): column for role, column in chosen.data.mapping.items()} or None, _token())
         if base_model:
             terminal.follow(here, runs.prepare(here, raw, _token()).id)
             summary = runs.prepared(here, raw, _token()) or {}

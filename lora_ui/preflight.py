@@ -21,7 +21,7 @@ _bases: dict[tuple[str, str, str | None, bool], models.BaseModel] = {}
 def dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> data.Dataset:
     """The rows of these settings; a file that did not change since is not read again. Raises what `data.load` raises."""
     source = chosen.data.source
-    mapping: dict[str, str] = {**chosen.data.mapping}
+    mapping = {str(role): column for role, column in chosen.data.mapping.items()}
     path = Path(source).expanduser()
     stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
     memory = json.dumps([str(home.root), source, mapping, stamp])

@@ -46,22 +46,13 @@ def _number(value: Any) -> Any:
     return value
 
 
-# fmt: off (one setting is one line)
+# fmt: off
+# One setting is one line.
 class ModelSettings(Group):
-    base_model: Annotated[str, Ui(advanced=False)] = Field(
-        "starter", min_length=1, max_length=500, title="Base model", description="The model you start from; training never changes it."
-    )
-    revision: Annotated[str | None, Ui()] = Field(
-        None, title="Revision", description="A branch, tag or commit of the base model on the Hub; empty means its newest."
-    )
-    load_in_4bit: Annotated[bool, Ui()] = Field(
-        False,
-        title="Save memory (4-bit)",
-        description="Squeezes the base model (QLoRA, NF4) so that it fits a smaller GPU, a little slower.",
-    )
-    load_in_8bit: Annotated[bool, Ui()] = Field(
-        False, title="Save memory (8-bit)", description="Squeezes the base model to 8 bits a number: half the memory of 16 bits."
-    )
+    base_model: Annotated[str, Ui(advanced=False)] = Field("starter", min_length=1, max_length=500, title="Base model", description="The model you start from; training never changes it.")
+    revision: Annotated[str | None, Ui()] = Field(None, title="Revision", description="A branch, tag or commit of the base model on the Hub; empty means its newest.")
+    load_in_4bit: Annotated[bool, Ui()] = Field(False, title="Save memory (4-bit)", description="Squeezes the base model (QLoRA, NF4) so that it fits a smaller GPU, a little slower.")
+    load_in_8bit: Annotated[bool, Ui()] = Field(False, title="Save memory (8-bit)", description="Squeezes the base model to 8 bits a number: half the memory of 16 bits.")
 
     @model_validator(mode="after")
     def _one_precision(self) -> ModelSettings:
@@ -71,54 +62,22 @@ class ModelSettings(Group):
 
 
 class DataSettings(Group):
-    source: Annotated[str, Ui(advanced=False)] = Field(
-        "", max_length=4000, title="Data", description="A file, a folder, or a dataset id on the Hub."
-    )
-    mapping: Annotated[dict[Literal["system", "user", "context", "assistant", "text", "messages"], str], Ui()] = Field(
-        default_factory=dict,
-        title="Columns",
-        description="Which column holds the question (user), the answer (assistant), and so on; empty means recognised.",
-    )
-    system_prompt: Annotated[str, Ui()] = Field(
-        "", max_length=20000, title="System prompt", description="An instruction put before every row that has none of its own."
-    )
-    held_out_rows: Annotated[Annotated[int, Field(ge=0, le=100000)] | Auto, Ui(step=1, advanced=False)] = Field(
-        "auto", title="Held-out rows", description="Rows kept aside: it never learns from them, so that the test is fair."
-    )
-    split_seed: Annotated[int, Ui(step=1)] = Field(
-        42, ge=0, le=2**31 - 1, title="Split seed", description="Which rows are kept aside; the same number keeps the same rows."
-    )
+    source: Annotated[str, Ui(advanced=False)] = Field("", max_length=4000, title="Data", description="A file, a folder, or a dataset id on the Hub.")
+    mapping: Annotated[dict[Literal["system", "user", "context", "assistant", "text", "messages"], str], Ui()] = Field(default_factory=dict, title="Columns", description="Which column holds the question (user), the answer (assistant), and so on; empty means recognised.")
+    system_prompt: Annotated[str, Ui()] = Field("", max_length=20000, title="System prompt", description="An instruction put before every row that has none of its own.")
+    held_out_rows: Annotated[Annotated[int, Field(ge=0, le=100000)] | Auto, Ui(step=1, advanced=False)] = Field("auto", title="Held-out rows", description="Rows kept aside: it never learns from them, so that the test is fair.")
+    split_seed: Annotated[int, Ui(step=1)] = Field(42, ge=0, le=2**31 - 1, title="Split seed", description="Which rows are kept aside; the same number keeps the same rows.")
 
 
 class AdapterSettings(Group):
-    r: Annotated[int, Ui(step=1)] = Field(
-        16, ge=1, le=1024, title="Rank", description="How much the adapter can hold; 8 to 32 is enough for most tasks."
-    )
-    lora_alpha: Annotated[int, Ui(step=1)] = Field(
-        32, ge=1, le=4096, title="Strength (alpha)", description="How strongly the adapter counts; its volume is alpha ÷ rank."
-    )
-    lora_dropout: Annotated[float, Ui(step=0.01)] = Field(
-        0.0, ge=0, lt=1, title="Dropout", description="Skips random parts while learning, so that less is learned by heart."
-    )
-    target_modules: Annotated[str | list[str], Ui()] = Field(
-        "all-linear", title="Layers that learn", description='Which parts of the base get an adapter; "all-linear" is the safe choice.'
-    )
-    use_rslora: Annotated[bool, Ui()] = Field(
-        False,
-        title="Rank-stable scaling (rsLoRA)",
-        description="Divides alpha by the square root of the rank, so that high ranks learn well.",
-    )
-    use_dora: Annotated[bool, Ui()] = Field(
-        False,
-        title="Direction and length apart (DoRA)",
-        description="Learns direction and length of each weight separately: a little better, clearly slower.",
-    )
-    init_lora_weights: Annotated[Literal[True, "gaussian"], Ui()] = Field(
-        True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's."
-    )
-    bias: Annotated[Literal["none", "all", "lora_only"], Ui()] = Field(
-        "none", title="Biases that learn", description="Whether the base's bias terms are trained as well; none is usual."
-    )
+    r: Annotated[int, Ui(step=1)] = Field(16, ge=1, le=1024, title="Rank", description="How much the adapter can hold; 8 to 32 is enough for most tasks.")
+    lora_alpha: Annotated[int, Ui(step=1)] = Field(32, ge=1, le=4096, title="Strength (alpha)", description="How strongly the adapter counts; its volume is alpha ÷ rank.")
+    lora_dropout: Annotated[float, Ui(step=0.01)] = Field(0.0, ge=0, lt=1, title="Dropout", description="Skips random parts while learning, so that less is learned by heart.")
+    target_modules: Annotated[str | list[str], Ui()] = Field("all-linear", title="Layers that learn", description='Which parts of the base get an adapter; "all-linear" is the safe choice.')
+    use_rslora: Annotated[bool, Ui()] = Field(False, title="Rank-stable scaling (rsLoRA)", description="Divides alpha by the square root of the rank, so that high ranks learn well.")
+    use_dora: Annotated[bool, Ui()] = Field(False, title="Direction and length apart (DoRA)", description="Learns direction and length of each weight separately: a little better, clearly slower.")
+    init_lora_weights: Annotated[Literal[True, "gaussian"], Ui()] = Field(True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's.")
+    bias: Annotated[Literal["none", "all", "lora_only"], Ui()] = Field("none", title="Biases that learn", description="Whether the base's bias terms are trained as well; none is usual.")
 
     _read_numbers = field_validator("lora_dropout", mode="before")(_number)
 
@@ -134,71 +93,25 @@ class AdapterSettings(Group):
 
 
 class TrainingSettings(Group):
-    num_train_epochs: Annotated[Annotated[float, Field(gt=0, le=1000)] | Auto, Ui(step=1, advanced=False)] = Field(
-        "auto", title="Training rounds", description="How often it goes through all rows; too often and it learns them by heart."
-    )
-    max_steps: Annotated[int, Ui(step=1)] = Field(
-        -1, ge=-1, le=10_000_000, title="Step limit", description="Ends after this many steps whatever the rounds say; -1 means no limit."
-    )
-    max_length: Annotated[int, Ui(step=64, advanced=False)] = Field(
-        1024,
-        ge=16,
-        le=1_048_576,
-        title="Longest row",
-        description="Tokens; longer rows are cut here, and the Data page shows what is lost.",
-    )
-    learning_rate: Annotated[float, Ui()] = Field(
-        2e-4,
-        gt=0,
-        le=1,
-        title="Learning rate",
-        description="How big each correction is: too big and it gets worse, too small and nothing sticks.",
-    )
-    lr_scheduler_type: Annotated[Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"], Ui()] = Field(
-        "cosine", title="Learning-rate curve", description="How the correction size changes; cosine starts full and fades out."
-    )
-    warmup_steps: Annotated[Annotated[float, Field(ge=0, le=1_000_000)] | Auto, Ui(step=1)] = Field(
-        "auto", title="Warm-up", description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them)."
-    )
-    global_batch_size: Annotated[Annotated[int, Field(ge=1, le=65536)] | Auto, Ui(step=1)] = Field(
-        "auto", title="Rows per step", description="How many rows are looked at before one correction (the effective batch)."
-    )
-    per_device_train_batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | Auto, Ui(step=1)] = Field(
-        "auto", title="Rows at once", description="How many rows are in memory together; lower it when memory is short."
-    )
-    weight_decay: Annotated[float, Ui(step=0.01)] = Field(
-        0.0, ge=0, le=1, title="Weight decay", description="Pulls the adapter towards zero a little; 0 is usual for LoRA."
-    )
-    max_grad_norm: Annotated[float, Ui(step=0.1)] = Field(
-        1.0, gt=0, le=1000, title="Gradient limit", description="Corrections larger than this are shortened, which calms the start."
-    )
-    optim: Annotated[Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "adafactor"], Ui()] = Field(
-        "adamw_torch_fused", title="Optimizer", description="What turns gradients into corrections; the 8-bit ones need less memory."
-    )
-    loss_type: Annotated[Literal["nll", "dft"], Ui()] = Field(
-        "nll", title="Loss", description="nll is the usual one; dft weighs each token by how likely it already was."
-    )
-    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=100)] | None, Ui(step=1)] = Field(
-        None, title="Input noise (NEFTune)", description="Adds noise to what it reads while learning; 5 can help style, empty is off."
-    )
-    packing: Annotated[bool | Auto, Ui()] = Field(
-        "auto", title="Packing", description="Lays short rows end to end so that no time goes into empty space."
-    )
-    activation_checkpointing: Annotated[bool | Auto, Ui()] = Field(
-        "auto", title="Time for memory", description="Works some things out twice instead of keeping them: less memory, slower."
-    )
-    logging_steps: Annotated[Annotated[int, Field(ge=1, le=100000)] | Auto, Ui(step=1)] = Field(
-        "auto", title="Steps between points", description="How often a point is added to the curves."
-    )
-    save_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field(
-        "auto", title="Steps between save points", description="How often progress is saved; a stopped run goes on from its last one."
-    )
-    save_total_limit: Annotated[int, Ui(step=1)] = Field(
-        2, ge=1, le=100, title="Save points kept", description="Older save points are deleted; the best one is always kept."
-    )
-    seed: Annotated[int, Ui(step=1)] = Field(
-        42, ge=0, le=2**31 - 1, title="Seed", description="Fixes chance: the same number and rows give the same run on the same machine."
-    )
+    num_train_epochs: Annotated[Annotated[float, Field(gt=0, le=1000)] | Auto, Ui(step=1, advanced=False)] = Field("auto", title="Training rounds", description="How often it goes through all rows; too often and it learns them by heart.")
+    max_steps: Annotated[int, Ui(step=1)] = Field(-1, ge=-1, le=10_000_000, title="Step limit", description="Ends after this many steps whatever the rounds say; -1 means no limit.")
+    max_length: Annotated[int, Ui(step=64, advanced=False)] = Field(1024, ge=16, le=1_048_576, title="Longest row", description="Tokens; longer rows are cut here, and the Data page shows what is lost.")
+    learning_rate: Annotated[float, Ui()] = Field(2e-4, gt=0, le=1, title="Learning rate", description="How big each correction is: too big and it gets worse, too small and nothing sticks.")
+    lr_scheduler_type: Annotated[Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"], Ui()] = Field("cosine", title="Learning-rate curve", description="How the correction size changes; cosine starts full and fades out.")
+    warmup_steps: Annotated[Annotated[float, Field(ge=0, le=1_000_000)] | Auto, Ui(step=1)] = Field("auto", title="Warm-up", description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them).")
+    global_batch_size: Annotated[Annotated[int, Field(ge=1, le=65536)] | Auto, Ui(step=1)] = Field("auto", title="Rows per step", description="How many rows are looked at before one correction (the effective batch).")
+    per_device_train_batch_size: Annotated[Annotated[int, Field(ge=1, le=4096)] | Auto, Ui(step=1)] = Field("auto", title="Rows at once", description="How many rows are in memory together; lower it when memory is short.")
+    weight_decay: Annotated[float, Ui(step=0.01)] = Field(0.0, ge=0, le=1, title="Weight decay", description="Pulls the adapter towards zero a little; 0 is usual for LoRA.")
+    max_grad_norm: Annotated[float, Ui(step=0.1)] = Field(1.0, gt=0, le=1000, title="Gradient limit", description="Corrections larger than this are shortened, which calms the start.")
+    optim: Annotated[Literal["adamw_torch_fused", "adamw_torch", "adamw_8bit", "paged_adamw_8bit", "adafactor"], Ui()] = Field("adamw_torch_fused", title="Optimizer", description="What turns gradients into corrections; the 8-bit ones need less memory.")
+    loss_type: Annotated[Literal["nll", "dft"], Ui()] = Field("nll", title="Loss", description="nll is the usual one; dft weighs each token by how likely it already was.")
+    neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=100)] | None, Ui(step=1)] = Field(None, title="Input noise (NEFTune)", description="Adds noise to what it reads while learning; 5 can help style, empty is off.")
+    packing: Annotated[bool | Auto, Ui()] = Field("auto", title="Packing", description="Lays short rows end to end so that no time goes into empty space.")
+    activation_checkpointing: Annotated[bool | Auto, Ui()] = Field("auto", title="Time for memory", description="Works some things out twice instead of keeping them: less memory, slower.")
+    logging_steps: Annotated[Annotated[int, Field(ge=1, le=100000)] | Auto, Ui(step=1)] = Field("auto", title="Steps between points", description="How often a point is added to the curves.")
+    save_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field("auto", title="Steps between save points", description="How often progress is saved; a stopped run goes on from its last one.")
+    save_total_limit: Annotated[int, Ui(step=1)] = Field(2, ge=1, le=100, title="Save points kept", description="Older save points are deleted; the best one is always kept.")
+    seed: Annotated[int, Ui(step=1)] = Field(42, ge=0, le=2**31 - 1, title="Seed", description="Fixes chance: the same number and rows give the same run on the same machine.")
 
     _read_numbers = field_validator(
         "num_train_epochs", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "neftune_noise_alpha", mode="before"
@@ -220,16 +133,8 @@ class TrainingSettings(Group):
 
 
 class EvaluationSettings(Group):
-    eval_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field(
-        "auto", title="Steps between tests", description="How often the held-out rows are tried."
-    )
-    early_stopping_patience: Annotated[int, Ui(step=1)] = Field(
-        0,
-        ge=0,
-        le=1000,
-        title="Stop when it stops helping",
-        description="Ends after this many tests without improvement and keeps the best point; 0 is off.",
-    )
+    eval_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field("auto", title="Steps between tests", description="How often the held-out rows are tried.")
+    early_stopping_patience: Annotated[int, Ui(step=1)] = Field(0, ge=0, le=1000, title="Stop when it stops helping", description="Ends after this many tests without improvement and keeps the best point; 0 is off.")
 
 
 # fmt: on

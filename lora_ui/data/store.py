@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import secrets
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +83,7 @@ def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, 
         "dropped": total - len(kept),
         "findings": findings,
     }
-    _save(home.dataset(digest), kept, report)
+    _save(home, digest, kept, report)
     return Dataset(digest, name, report)
 
 
@@ -110,14 +112,21 @@ def _digest(kept: list[dict[str, Any]]) -> tuple[str, list[int]]:
     return whole.hexdigest()[:16], repeated
 
 
-def _save(folder: Path, kept: list[dict[str, Any]], report: dict[str, Any]) -> None:
-    """The report comes last: where it is, the rows are whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "report.json").exists():
-        beside = folder / f".rows-{id(kept):x}.parquet"
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(kept, _SCHEMA), beside, row_group_size=GROUP)
-        beside.replace(folder / "rows.parquet")
-    write_json(folder / "report.json", report)
+def _save(home: Home, digest: str, kept: list[dict[str, Any]], report: dict[str, Any]) -> None:
+    """The report comes last: where it is, the rows are whole. Raises DiskFull."""
+    folder = home.dataset(digest)
+    beside = folder / f".rows-{secrets.token_hex(4)}.parquet"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "report.json").exists():
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(kept, _SCHEMA), beside, row_group_size=GROUP)
+            beside.replace(folder / "rows.parquet")
+        write_json(folder / "report.json", report)
+    except OSError as e:
+        beside.unlink(missing_ok=True)
+        if e.errno != errno.ENOSPC:
+            raise
+        raise errors.DiskFull(needed=Say("more"), free=f"{home.free_bytes() / 1e6:.0f} MB", where=str(home.root)) from e
 
 
 def open(home: Home, digest: str) -> Dataset:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-SECONDS = 5.0
+SECONDS = 2.0
+"""Of processor time for a short row; a long one gets more in proportion."""
 MEMORY = 2 * 2**30
-_LAST_RESORT = 60
+_LAST_RESORT = 20
 """Seconds after which the system ends the process: some single operations (a huge power) hear no signal."""
 
 
@@ -37,7 +38,7 @@ def limited_memory(extra: int = MEMORY) -> Iterator[None]:
 
 
 @contextmanager
-def limited_time(seconds: float = SECONDS) -> Iterator[None]:
+def limited_time(seconds: float) -> Iterator[None]:
     """Raises TooMuch after `seconds` of processor time (a busy machine does not count). Main thread only."""
 
     def stop(*_: object) -> None:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 __all__ = ["CHATML", "make", "run"]
+_LETTERS_A_SECOND = 100_000
+"""Laid out three times and tokenised, on a slow machine."""
 _SCHEMA = pyarrow.schema(
     [
         ("row", pyarrow.int64()),
@@ -62,7 +64,7 @@ def make(job: Job, params: dict[str, Any]) -> dict[str, Any]:
         raise errors.TooFewRows(name=dataset.name, rows=total, needed=params["held_out_rows"] + 1)
     held_out = set(random.Random(params["split_seed"]).sample(range(total), params["held_out_rows"]))
     job.phase("load")
-    tokenizer = load.load_tokenizer(load.local_folder(job, params["base_model"], params["revision"]))
+    tokenizer = load.load_tokenizer(load.tokenizer_folder(job, params["base_model"], params["revision"]))
     job.phase("prepare")
     target = prepared.folder(job.home, params)
     staging = target.with_name(f".tmp-{target.name}-{os.getpid()}")
@@ -73,7 +75,11 @@ def make(job: Job, params: dict[str, Any]) -> dict[str, Any]:
             raise errors.NoRowsLeft(
                 name=dataset.name, rows=total, reasons=Say("no answer begins within {n} tokens", n=params["max_length"])
             )
-        summary = {"key": target.name, "base_model": params["base_model"], **_summary(tokenizer, "text" in dataset.report["mapping"], count)}
+        summary = {
+            "key": target.name,
+            "base_model": params["base_model"],
+            **_summary(tokenizer, "text" in dataset.report["mapping"], count),
+        }
         write_json(staging / "summary.json", summary)
         if not (target / "summary.json").exists():
             shutil.rmtree(target, ignore_errors=True)
@@ -146,13 +152,15 @@ def _rows(job: Job, digest: str, total: int) -> Iterator[dict[str, Any]]:
 
 def _rendered(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], params: dict[str, Any]) -> Rendered:
     """One row under limits. A template is other people's code: whatever it raises is its failure on this row."""
+    letters = len(row.get("text") or "") + sum(len(m["content"]) for m in row.get("messages") or [])
+    seconds = SECONDS + letters / _LETTERS_A_SECOND
     try:
-        with limited_memory(), limited_time():
+        with limited_memory(), limited_time(seconds):
             return render.render(tokenizer, row, params["system_prompt"], params["max_length"], render.template_of(tokenizer))
     except render.Unrenderable as e:
         detail: Say = e.said
     except TooMuch:
-        detail = Say("It ran for more than {seconds} seconds.", seconds=f"{SECONDS:g}")
+        detail = Say("It ran for more than {seconds} seconds.", seconds=f"{seconds:.0f}")
     except MemoryError:
         detail = Say("It asked for more than {size} of memory.", size=f"{MEMORY / 2**30:g} GiB")
     except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError) as e:

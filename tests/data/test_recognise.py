@@ -79,7 +79,7 @@ def test_by_hand() -> None:
 
 
 def test_unknown_columns_and_half_a_mapping() -> None:
-    with pytest.raises(errors.ColumnsNotRecognised, match="of a.jsonl were not recognised: Frage, Antwort"):
+    with pytest.raises(errors.ColumnsNotRecognised, match=r"of a\.jsonl were not recognised: Frage, Antwort"):
         known({"Frage": "Q", "Antwort": "A"})
     with pytest.raises(errors.ColumnsNotRecognised):
         known({"Frage": "Q", "Antwort": "A"}, {"assistant": "Antwort"})

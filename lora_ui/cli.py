@@ -165,6 +165,7 @@ def train(
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         if not settings.parse(raw).data.source:
             raise typer.BadParameter("give --data, or a recipe with data.source")
+        runs.startable(here, raw, _token())
         if terminal.follow(here, runs.prepare(here, raw, _token()).id):
             raise typer.Exit(1)
         coming = runs.plan(here, raw, _token())

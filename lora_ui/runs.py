@@ -94,15 +94,21 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
     }
 
 
-def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
-    """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
+def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tuple[settings.Settings, data.Dataset, models.BaseModel]:
+    """The settings, rows and base model of a run that can start. Raises the first problem that stands in the way."""
     chosen = settings.parse(raw)
     rows = preflight.dataset(home, chosen, token)
     base = preflight.base_model(home, chosen, token)
-    coming = preflight.plan(home, raw, token)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     for problem in preflight.problems(home, chosen, rows, base, counts):
         raise problem
+    return chosen, rows, base
+
+
+def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
+    """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
+    chosen, rows, base = startable(home, raw, token)
+    coming = preflight.plan(home, raw, token)
     return _submit(
         home,
         "train",

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-WANTED = ["config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json", "tokenizer*.json", "*.jinja"]
-WANTED += ["special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt", "tokenizer.model", "LICENSE*"]
+WORDS = ["config.json", "generation_config.json", "tokenizer*.json", "*.jinja", "special_tokens_map.json", "added_tokens.json"]
+WORDS += ["vocab.json", "merges.txt", "tokenizer.model", "LICENSE*"]
+WANTED = [*WORDS, "model*.safetensors", "model.safetensors.index.json"]
 NOT_WANTED = ["*/*", "*.fp16.safetensors"]
 """Folders inside a repository hold other formats of the same weights (`original/`, `onnx/`)."""
 
@@ -42,6 +43,15 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
         return snapshot(job, base.name, base.revision or revision)
     assert base.path is not None
     return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+
+
+def tokenizer_folder(job: Job, base_model: str, revision: str | None) -> Path:
+    """As `local_folder`, but of a Hub model only the tokenizer and configuration are fetched: rows are shown before gigabytes of
+    weights are."""
+    base = models.find(job.home, base_model, revision, job.token)
+    if base.kind == "hub":
+        return snapshot(job, base.name, base.revision or revision, wanted=WORDS)
+    return local_folder(job, base_model, revision)
 
 
 def base_of_run(job: Job, run_id: str) -> Path:
@@ -74,13 +84,13 @@ def adapter_folder(home: Home, run_id: str, base_model: str | None = None) -> Pa
 # Downloads
 
 
-def snapshot(job: Job, repo: str, revision: str | None, to: Path | None = None) -> Path:
-    """Weights, tokenizer and configuration of a Hub model; what is in the cache already is not fetched again."""
+def snapshot(job: Job, repo: str, revision: str | None, to: Path | None = None, wanted: list[str] = WANTED) -> Path:
+    """Weights, tokenizer and configuration of a Hub model, or what `wanted` names; what is in the cache already is not fetched again."""
     job.phase("download")
     with hub.explained(repo, revision=revision):
         bar = type("Bar", (_Bar,), {"job": job})
         folder = snapshot_download(
-            repo, revision=revision, token=job.token, allow_patterns=WANTED, ignore_patterns=NOT_WANTED, tqdm_class=bar, local_dir=to
+            repo, revision=revision, token=job.token, allow_patterns=wanted, ignore_patterns=NOT_WANTED, tqdm_class=bar, local_dir=to
         )
     return Path(folder)
 

@@ -23,7 +23,7 @@ from lora_ui.worker.switch import SwitchedModel
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Serve until idle: `{"reason": "idle", "answers": n}`. Raises Stopped when asked to stop."""
+    """Serve until idle: `{"reason": "idle", "answers": n, "tokens": n}`. Raises Stopped when asked to stop."""
     here = machine.look()
     torch.set_num_threads(here.cores)
     job.phase("load")
@@ -44,7 +44,7 @@ def run(job: Job) -> dict[str, Any]:
     try:
         while not job.stopping.wait(0.5):
             if chat.idle_since is not None and time.monotonic() - chat.idle_since > job.params["idle_seconds"]:
-                return {"reason": "idle", "answers": chat.answers}
+                return {"reason": "idle", "answers": chat.answers, "tokens": chat.tokens}
         job.check()
     finally:
         (job.folder / "endpoint.json").unlink()

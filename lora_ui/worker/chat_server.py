@@ -68,7 +68,7 @@ class Chat:
         self.template = "own" if tokenizer.chat_template else "chatml"
         self.ends = frozenset({tokenizer.eos_token_id, *load.end_tokens(folder)})
         self.context: int = getattr(model.model.config.get_text_config(), "max_position_embeddings", 4096)
-        self.answers = 0
+        self.answers = self.tokens = 0
         self.idle_since: float | None = time.monotonic()
 
     def add_adapter(self, run_id: str) -> None:
@@ -119,6 +119,7 @@ class Chat:
         finally:
             turns.close()
             self.answers += 1
+            self.tokens += answer.tokens
             self.idle_since = time.monotonic() if self.model.answering == 0 else None
 
     def wait_for_answers(self, seconds: float) -> None:

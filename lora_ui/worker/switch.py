@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel
 
 TURN = 0.1
@@ -85,10 +85,16 @@ class SwitchedModel:
         if name in self.adapters:
             return
         self._activate(None)
-        if isinstance(self.model, PeftModel):
+        if not isinstance(self.model, PeftModel):  # not from_pretrained: when that fails, half an adapter stays in the base
+            self.model = PeftModel(self.model, PeftConfig.from_pretrained(str(folder)), adapter_name=name, low_cpu_mem_usage=True)
+        try:
             self.model.load_adapter(str(folder), adapter_name=name, low_cpu_mem_usage=True)
-        else:
-            self.model = PeftModel.from_pretrained(self.model, str(folder), adapter_name=name, low_cpu_mem_usage=True)
+        except Exception:
+            if self.adapters:
+                self.model.delete_adapter(name)
+            else:
+                self.model = self.model.unload()
+            raise
         self.model.eval()
         if self.model.peft_config[name].bias != "none":  # such an adapter overwrites the base's own biases
             self._biases[name] = self._copy_biases()

@@ -25,7 +25,7 @@ def run(job: Job) -> dict[str, Any]:
     chosen = settings.parse(job.params["settings"])
     write_text(job.folder / "settings.yaml", settings.write(chosen, job.params["header"]))
     import torch
-    from datasets import Dataset, disable_progress_bars
+    from datasets import disable_progress_bars
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
     from safetensors.torch import load_file
     from trl import SFTConfig
@@ -43,20 +43,11 @@ def run(job: Job) -> dict[str, Any]:
     summary = prepared.summary(job.home, job.params["prepare"]) or prepare.make(job, job.params["prepare"])
     rows = prepared.folder(job.home, job.params["prepare"])
     cache = job.folder / ".cache"
-    columns = ["input_ids", "labels"]
-    train_rows = Dataset.from_parquet(str(rows / "train.parquet"), columns=columns, cache_dir=str(cache))
-    held_out = (
-        Dataset.from_parquet(str(rows / "held_out.parquet"), columns=columns, cache_dir=str(cache)) if summary["held_out_rows"] else None
-    )
+    train_rows = _rows(rows / "train.parquet", cache)
+    held_out = _rows(rows / "held_out.parquet", cache) if summary["held_out_rows"] else None
 
     # What the machine decides, once; a resumed run keeps it.
-    said = read_json(job.folder / "decided.json")
-    if said is None:
-        made = presets.decide(
-            chosen, summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"]
-        )
-        said = {k: d.as_dict() for k, d in {**made, **_machine_decisions(here, device)}.items()}
-        write_json(job.folder / "decided.json", said)
+    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, device)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
     dtype = getattr(torch, decided["machine.dtype"])
@@ -106,7 +97,7 @@ def run(job: Job) -> dict[str, Any]:
         model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
     )
     trainer.keep, trainer.watch = chosen.training.save_total_limit, watch
-    if dtype == torch.float16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
+    if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 
@@ -148,6 +139,22 @@ def run(job: Job) -> dict[str, Any]:
     if job.stopping.is_set():
         raise Stopped(result)
     return result
+
+
+def _rows(path: Path, cache: Path) -> Any:
+    """The tokens and labels of one split, on disk."""
+    from datasets import Dataset
+
+    return Dataset.from_parquet(str(path), columns=["input_ids", "labels"], cache_dir=str(cache))
+
+
+def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, device: str) -> dict[str, Any]:
+    """Every automatic value with its reason, written to `decided.json`."""
+    counted = (summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"])
+    made = presets.decide(chosen, *counted, summary["train_lengths"])
+    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here, device)}.items()}
+    write_json(job.folder / "decided.json", said)
+    return said
 
 
 def _machine_decisions(here: machine.Machine, device: str) -> dict[str, Decision]:

@@ -27,7 +27,9 @@ class Endpoint:
 def endpoint(home: Home, job: Job) -> Endpoint | None:
     """The address of a running chat, or None while it loads. Raises ChatUnavailable once it has ended."""
     if job.state in ("failed", "stopped", "interrupted", "finished"):
-        raise errors.ChatUnavailable(detail=(job.error or {}).get("message") or "It was unloaded to make room, or because nobody wrote for a while.")
+        raise errors.ChatUnavailable(
+            detail=(job.error or {}).get("message") or "It was unloaded to make room, or because nobody wrote for a while."
+        )
     said = read_json(home.chat(job.id) / "endpoint.json") if job.state == "running" else None
     return Endpoint(f"http://127.0.0.1:{said['port']}", home.chat_key.read_text().strip(), said["base_model"]) if said else None
 

@@ -33,7 +33,7 @@ class Home:
     root: Path
 
     @classmethod
-    def open(cls, root: Path | str | None = None) -> "Home":
+    def open(cls, root: Path | str | None = None) -> Home:
         """Create the folders. Raises HomeUnusable."""
         home = cls(Path(root or default_root()).expanduser().resolve())
         try:

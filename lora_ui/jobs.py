@@ -23,8 +23,8 @@ RESUMABLE = ("failed", "stopped", "interrupted")
 WITHOUT_LEASE = ("prepare", "push")
 """Kinds that use neither GPU nor a CPU for long; they run beside anything."""
 
-_ADJECTIVES = "amber brave calm clever crisp deep eager fair gentle golden happy keen light lucky mellow misty neat noble polar proud quick quiet rapid ruby rust silver sunny swift tidy warm wise".split()
-_ANIMALS = "badger beaver bison crane crow dove eagle egret falcon finch fox gull hare heron ibis jay kite lark lynx marten mole newt otter owl panda puffin raven robin seal stoat swan tern vole wren".split()
+_ADJECTIVES = ["amber", "brave", "calm", "clever", "crisp", "deep", "eager", "fair", "gentle", "golden", "happy", "keen", "light", "lucky", "mellow", "misty", "neat", "noble", "polar", "proud", "quick", "quiet", "rapid", "ruby", "rust", "silver", "sunny", "swift", "tidy", "warm", "wise"]
+_ANIMALS = ["badger", "beaver", "bison", "crane", "crow", "dove", "eagle", "egret", "falcon", "finch", "fox", "gull", "hare", "heron", "ibis", "jay", "kite", "lark", "lynx", "marten", "mole", "newt", "otter", "owl", "panda", "puffin", "raven", "robin", "seal", "stoat", "swan", "tern", "vole", "wren"]
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,10 @@ def main(folder: Path) -> int:
     except errors.LoraUIError as e:
         state, error = "failed", e.as_dict()
     except MemoryError as e:
-        state, error = "failed", errors.OutOfMemory(device="this machine", step="?", detail=hub.redact(str(e)) or "The memory is full.").as_dict()
+        state, error = (
+            "failed",
+            errors.OutOfMemory(device="this machine", step="?", detail=hub.redact(str(e)) or "The memory is full.").as_dict(),
+        )
     except Exception as e:
         state, error = "failed", {**_explain(e), "traceback": hub.redact(traceback.format_exc())}
     if error:

@@ -65,7 +65,9 @@ class Job:
         with self._lock:
             self._written = time.monotonic()
             phases = {**self.phases, self._phase: self.phases.get(self._phase, 0.0) + self._written - self._since}
-            write_json(self.folder / "heartbeat", {**self._identity, "time": time.time(), "phase": self._phase, "phases": phases, **self._progress})
+            write_json(
+                self.folder / "heartbeat", {**self._identity, "time": time.time(), "phase": self._phase, "phases": phases, **self._progress}
+            )
 
     def keep_beating(self, every: float = 5.0) -> None:
         """A thread that says "alive" through long steps."""

@@ -17,7 +17,9 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def flags() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="app.py", description="Fine-tune language models with LoRA, from a page in the browser.")
-    parser.add_argument("--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", help="address to listen on (default: this machine only)")
+    parser.add_argument(
+        "--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", help="address to listen on (default: this machine only)"
+    )
     parser.add_argument("--port", type=int, default=7860)
     parser.add_argument("--auth-file", type=Path, help="file with one user:password per line; or set LORA_UI_AUTH=user:password")
     parser.add_argument("--home", type=Path, help="where data, runs and models are kept (default: ~/.lora-ui)")
@@ -69,7 +71,9 @@ def serve(args: argparse.Namespace) -> None:
         demo = ui.blocks(home)
     shown = f"[{args.host}]" if ":" in args.host else "127.0.0.1" if args.host == "0.0.0.0" else args.host
     print(f"LoRA UI is at http://{shown}:{args.port}", flush=True)
-    config = uvicorn.Config(ui.web(demo, args.host, auth), log_level="warning", proxy_headers=space, forwarded_allow_ips="*" if space else None)
+    config = uvicorn.Config(
+        ui.web(demo, args.host, auth), log_level="warning", proxy_headers=space, forwarded_allow_ips="*" if space else None
+    )
     uvicorn.Server(config).run(sockets=[listening])
 
 

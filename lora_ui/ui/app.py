@@ -37,7 +37,9 @@ def locked() -> gr.Blocks:
     with demo:
         for language in LANGUAGES:
             t = Words(language)
-            shell.html(f'<div class="card" lang="{language}"><h1>{shell.esc(t("locked.title"))}</h1><p>{shell.esc(t("locked.how"))}</p></div>')
+            shell.html(
+                f'<div class="card" lang="{language}"><h1>{shell.esc(t("locked.title"))}</h1><p>{shell.esc(t("locked.how"))}</p></div>'
+            )
     return demo
 
 

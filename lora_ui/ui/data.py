@@ -15,15 +15,14 @@ import pyarrow.parquet
 from lora_ui import data, errors, runs, settings
 from lora_ui.data import prepared, sources
 from lora_ui.home import Home
-from lora_ui.ui import draft
+from lora_ui.ui import draft, report_card
 from lora_ui.ui import rows as row_html
+from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, html, number, panel
 from lora_ui.ui.words import Words
 
-ROLES = ("user", "assistant", "context", "system", "text", "messages")
 SUFFIXES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]
 VIEWS = ("chat", "reading", "tokens")
-MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
 
 
 class Upload(gr.File):
@@ -119,7 +118,10 @@ def _wire_sources(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
     def show(source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str) -> Iterator[dict[Any, Any]]:
-        yield {p.status: gr.update(value=f'<p class="muted">{esc(t("data.reading", name=name))}</p>', visible=True), p.there: gr.update(visible=False)}
+        yield {
+            p.status: gr.update(value=f'<p class="muted">{esc(t("data.reading", name=name))}</p>', visible=True),
+            p.there: gr.update(visible=False),
+        }
         try:
             yield _read(home, t, p, source, mapping, remembered, memory)
         except errors.LoraUIError as error:
@@ -178,16 +180,24 @@ def _read(
 ) -> dict[Any, Any]:
     found = data.load(home, source, mapping or None)
     report, peeked = found.report, data.peek(home, source)
-    here = {"source": source, "mapping": mapping, "name": found.name, "digest": found.digest, "kept": report["kept"], "at": 0, "first": peeked["first"]}
+    here = {
+        "source": source,
+        "mapping": mapping,
+        "name": found.name,
+        "digest": found.digest,
+        "kept": report["kept"],
+        "at": 0,
+        "first": peeked["first"],
+    }
     return {
         p.bring: gr.update(visible=False),
         p.status: gr.update(visible=False),
         p.there: gr.update(visible=True),
         p.foot: gr.update(visible=True),
         p.here: here,
-        p.summary: _summary(t, found.name, report),
+        p.summary: report_card.summary(t, found.name, report),
         p.counts: "",
-        p.findings: gr.update(value=_findings(t, report["findings"]), visible=bool(report["findings"])),
+        p.findings: gr.update(value=report_card.findings(t, report["findings"]), visible=bool(report["findings"])),
         p.row: _row(home, t, here, "chat"),
         p.view: "chat",
         memory: {**remembered, "source": source, "mapping": mapping, "data_name": found.name},
@@ -197,7 +207,11 @@ def _read(
 
 def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error: errors.LoraUIError) -> dict[Any, Any]:
     """The problem, and where columns are the problem, the place to say which is which."""
-    shown = {p.status: gr.update(value=panel(page.t, error), visible=True), p.there: gr.update(visible=False), p.foot: gr.update(visible=False)}
+    shown = {
+        p.status: gr.update(value=panel(page.t, error), visible=True),
+        p.there: gr.update(visible=False),
+        p.foot: gr.update(visible=False),
+    }
     if isinstance(error, (errors.ColumnsNotRecognised, errors.MissingColumns)):
         peeked = data.peek(page.home, source)
         here = {"source": source, "mapping": mapping, "name": peeked["name"], "first": peeked["first"]}
@@ -211,52 +225,8 @@ def _columns(t: Words, p: Parts, peeked: dict[str, Any], mapping: dict[str, str]
     return {
         p.columns: gr.update(visible=bool(peeked["columns"]), open=opened),
         **{box: gr.update(choices=choices, value=value) for box, value in zip(p.roles, chosen)},
-        p.first: _first_row(t, peeked["first"], chosen),
+        p.first: report_card.first_row(t, peeked["first"], chosen),
     }
-
-
-def _first_row(t: Words, first: list[dict[str, Any]], chosen: list[Any]) -> str:
-    parts = [
-        f'<dt>{esc(t("role." + role))}</dt><dd class="pre">{esc(str(first[0].get(column, ""))[:600])}</dd>'
-        for role, column in zip(ROLES, chosen)
-        if column and first
-    ]
-    body = f"<dl>{''.join(parts)}</dl>" if parts else f'<p class="muted">{esc(t("data.nothing_chosen"))}</p>'
-    return f'<div class="card"><h3>{esc(t("data.first_row"))}</h3>{body}</div>'
-
-
-def _summary(t: Words, name: str, report: dict[str, Any]) -> str:
-    worth = sum(f["count"] for f in report["findings"] if f["severity"] == "warn")
-    marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(report["kept"])))}</span>']
-    if worth:
-        marks.append(f'<span class="pill warn"><span aria-hidden="true">!</span> {esc(t("data.worth_a_look", n=number(worth)))}</span>')
-    if report["dropped"]:
-        marks.append(f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(report["dropped"])))}</span>')
-    kind = f"{t('data.format.' + report['format'])} ({t('data.confidence.' + report['confidence'])})"
-    why = t.say(report["why"]) if report["why"] else ""
-    return (
-        f'<div class="facts-head"><p><strong class="name">{esc(name)}</strong> · {esc(t("data.rows", n=number(report["rows"])))} · {esc(kind)}</p>'
-        f'<p class="muted">{esc(why)}</p><p class="pills">{"".join(marks)}</p></div>'
-    )
-
-
-def _findings(t: Words, findings: list[dict[str, Any]]) -> str:
-    """Worst first; each says what, where, and what to do."""
-    order = sorted(findings, key=lambda f: list(MARKS).index(f["severity"]))
-    return f'<h2>{esc(t("data.findings"))}</h2><ul class="findings">{"".join(_finding(t, f) for f in order)}</ul>'
-
-
-def _finding(t: Words, finding: dict[str, Any]) -> str:
-    numbers = ", ".join(map(str, finding["rows"]))
-    if (more := finding["count"] - len(finding["rows"])) > 0:
-        numbers = t("data.and_more", rows=numbers, n=number(more))
-    where = t("data.found_row" if finding["count"] == 1 else "data.found_rows", rows=numbers) if finding["rows"] else ""
-    look = {"error": "failed", "drop": "failed", "warn": "warn"}[finding["severity"]]
-    mark = f'<span class="pill {look}"><span aria-hidden="true">{MARKS[finding["severity"]]}</span> {esc(t("data.severity." + finding["severity"]))}</span>'
-    return (
-        f"<li>{mark}<div><p>{esc(t.say(finding['message']))} <span class=muted>{esc(where)}</span></p>"
-        f'<p class="muted">{esc(t.say(finding["fix"]))}</p></div></li>'
-    )
 
 
 # tokens
@@ -282,21 +252,12 @@ def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
         raw = _raw(home, remembered, here)
         job = runs.prepare(home, raw)
         if job.state == "finished" and (summary := runs.prepared(home, raw)):
-            return {**here, "prepared": summary}, _counts(t, summary, raw), gr.skip(), gr.Timer(active=False)
+            return {**here, "prepared": summary}, report_card.counts(t, summary, raw), gr.skip(), gr.Timer(active=False)
         model = settings.parse(raw).model.base_model
         wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
         return {**here, "job": job.id, "raw": raw}, wait, gr.skip(), gr.Timer(active=True)
 
     page.on(after.then, start, [p.here, page.memory], [p.here, p.counts, p.row, p.timer], at=p.token_problem)
-
-
-def _counts(t: Words, summary: dict[str, Any], raw: dict[str, Any]) -> str:
-    chosen = settings.parse(raw)
-    length = number(chosen.training.max_length)
-    cut = t("data.tokens_cut", n=number(summary["truncated"]), length=length) if summary["truncated"] else t("data.tokens_whole", length=length)
-    total = t("data.tokens", total=number(summary["tokens"]["total"]), trained=number(summary["tokens"]["trained"]))
-    how = t("data.template_" + summary["template"], model=summary["base_model"])
-    return f'<p class="num">{esc(total)} · {esc(cut)}.</p><p class="muted">{esc(t("data.tokens_hint"))} {esc(how)}</p>'
 
 
 # rows
@@ -316,7 +277,7 @@ def _wire_rows(page: Page, p: Parts) -> None:
         summary = runs.prepared(home, here["raw"])
         now = {**here, "job": None, "prepared": summary}
         shown = _row(home, t, now, view) if view != "chat" else gr.skip()
-        return now, _counts(t, summary, here["raw"]) if summary else "", shown, gr.Timer(active=False), gr.update(visible=False)
+        return now, report_card.counts(t, summary, here["raw"]) if summary else "", shown, gr.Timer(active=False), gr.update(visible=False)
 
     page.on(p.timer.tick, tick, [p.here, p.view], [p.here, p.counts, p.row, p.timer, p.token_problem], clears=False, queue=False)
 
@@ -335,7 +296,7 @@ def _wire_rows(page: Page, p: Parts) -> None:
         page.on(trigger, functools.partial(move, step), [p.here, p.view], [p.here, p.row])
 
     def first_row(here: dict[str, Any], *chosen: str) -> str:
-        return _first_row(t, here.get("first") or [], list(chosen))
+        return report_card.first_row(t, here.get("first") or [], list(chosen))
 
     for box in p.roles:
         page.on(box.input, first_row, [p.here, *p.roles], p.first, clears=False)
@@ -344,6 +305,7 @@ def _wire_rows(page: Page, p: Parts) -> None:
 @functools.lru_cache(8)
 def _longest(home: Home, digest: str) -> int:
     """Index of the row with the most characters."""
+
     def length(row: dict[str, Any]) -> int:
         return len(row["text"]) if "text" in row else sum(len(m["content"]) for m in row["messages"])
 

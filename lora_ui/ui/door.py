@@ -76,7 +76,7 @@ class Door:
 
     def _elsewhere(self, scope: Scope, headers: Headers) -> RedirectResponse | None:
         """Where the page is in the visitor's language, when it is not this one."""
-        here = scope["path"]
+        here: str = scope["path"]
         if here not in CHINESE and here not in ENGLISH:
             return None
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -87,7 +87,7 @@ class Door:
             return None
         rest = urlencode([pair for pair in query if pair[0] != "lang"])
         response = RedirectResponse(f"{there}?{rest}" if rest else there, 303, headers={"Vary": "Accept-Language, Cookie"})
-        if asked == wanted:
+        if asked is not None and asked == wanted:
             framed = bool(os.environ.get("SPACE_HOST"))  # a Space's page sits in a frame of huggingface.co
             response.set_cookie(COOKIE, wanted, max_age=10**8, samesite="none" if framed else "lax", secure=framed)
         return response

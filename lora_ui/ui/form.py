@@ -1,6 +1,6 @@
 """The settings form, made from `settings.fields()`: which box a field gets, and how its value comes and goes.
 
-An empty number means `auto` where the field has it. Boxes carry no bounds of their own: every wrong value is named by
+An empty box means `auto` where the field has it. Boxes carry no bounds of their own: every wrong value is named by
 `settings.parse`, all at once and in our words.
 """
 
@@ -14,7 +14,7 @@ import gradio as gr
 
 from lora_ui import settings
 from lora_ui.settings import SettingsField
-from lora_ui.ui.shell import esc
+from lora_ui.ui.shell import esc, html
 from lora_ui.ui.words import Words
 
 PLAIN = ("training.num_train_epochs", "training.max_length", "data.held_out_rows")
@@ -38,7 +38,7 @@ def draw(t: Words, keys: tuple[str, ...] | None = None) -> list[Control]:
     for group in settings.Settings.model_fields:
         fields = [f for f in settings.fields() if f.group == group and f.key not in (*PLAIN, *ELSEWHERE)]
         with gr.Column(elem_classes="lu-group"):
-            gr.HTML(f"<h3>{esc(t('form.group.' + group))}</h3>", apply_default_css=False)
+            html(f"<h3>{esc(t('form.group.' + group))}</h3>")
             with gr.Row(elem_classes="lu-fields"):
                 drawn += [Control(field, _box(t, field)) for field in fields]
     return drawn
@@ -48,7 +48,7 @@ def _box(t: Words, field: SettingsField) -> Any:
     title, hint = t.field(field)
     about = {
         "label": title,
-        "info": f"<code>{field.name}</code> {esc(hint)}",
+        "info": f"`{field.name}` {hint}",
         "elem_id": f"set-{field.group}-{field.name}",
         "elem_classes": "lu-field",
         "min_width": 280,
@@ -61,15 +61,16 @@ def _box(t: Words, field: SettingsField) -> Any:
     if field.kind == "switch":
         return gr.Checkbox(value=value, **about)
     if _is_number_box(field):
-        return gr.Number(value=value, placeholder=t("form.auto") if field.auto else None, step=field.ui.step or 1, **about)
+        return gr.Number(value=value, step=field.ui.step or 1, **about)
     if field.name == "system_prompt":
         return gr.Textbox(value=value, lines=2, max_lines=6, **about)
-    return gr.Textbox(value=value, max_lines=1, placeholder=t("form.none") if field.optional else None, **about)
+    empty = t("form.auto") if field.auto else t("form.none") if field.optional else None
+    return gr.Textbox(value=value, max_lines=1, placeholder=empty, **about)
 
 
 def _is_number_box(field: SettingsField) -> bool:
-    """Small numbers such as 2e-4 are text: a browser's number box shows them badly."""
-    return field.kind == "integer" or (field.kind == "number" and field.auto)
+    """The rest is text: a number box cannot be empty, and shows 2e-4 badly."""
+    return field.kind == "integer" and not field.auto and not field.optional
 
 
 def to_box(field: SettingsField, value: Any) -> Any:
@@ -79,9 +80,9 @@ def to_box(field: SettingsField, value: Any) -> Any:
     if field.kind == "switch":
         return {"auto": "auto", True: "on", False: "off"}[value] if field.auto else value
     if _is_number_box(field):
-        return None if value in ("auto", None) else value
-    if field.kind == "number":
-        return "" if value is None else shown_number(value)
+        return value
+    if field.kind in ("number", "integer"):
+        return "" if value in ("auto", None) else shown_number(value)
     return ", ".join(value) if isinstance(value, list) else value or ""
 
 
@@ -91,12 +92,11 @@ def from_box(field: SettingsField, value: Any) -> Any:
         return {str(c): c for c in field.choices}.get(value, value)
     if field.kind == "switch":
         return {"auto": "auto", "on": True, "off": False}.get(value, value) if field.auto else value
-    if value in (None, ""):
+    if value is None or not str(value).strip():
         return "auto" if field.auto else None if field.optional or field.kind != "text" else ""
-    if _is_number_box(field):
-        return int(value) if float(value).is_integer() else value
-    if field.kind == "number":
-        return read_number(value)
+    if field.kind in ("number", "integer"):
+        number = read_number(value)
+        return int(number) if isinstance(number, float) and number.is_integer() else number
     if field.kind == "list":
         names = [name.strip() for name in str(value).split(",") if name.strip()]
         return names[0] if names in (["all-linear"],) else names
@@ -116,9 +116,9 @@ def read_number(text: Any) -> Any:
 def shown_number(value: float) -> str:
     """0.0002 as 2e-4, 0.05 as 0.05."""
     if value and abs(value) < 0.001:
-        mantissa, exponent = f"{value:e}".split("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    return f"{value:g}"
+        mantissa, exponent = f"{value:.12e}".split("e")
+        return f"{float(mantissa):.12g}e{int(exponent)}"
+    return f"{value:.12g}"
 
 
 def read(controls: list[Control], values: list[Any]) -> dict[str, Any]:

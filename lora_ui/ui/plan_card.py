@@ -22,7 +22,11 @@ def sentences(t: Words, plan: dict[str, Any], max_length: int) -> str:
 
 
 def _rows(t: Words, plan: dict[str, Any]) -> str:
-    learned = {"train": number(plan["train_rows"]), "rounds": f"{plan['epochs']:g}" if plan["epochs"] else "?", "held": number(plan["held_out_rows"])}
+    learned = {
+        "train": number(plan["train_rows"]),
+        "rounds": f"{plan['epochs']:g}" if plan["epochs"] else "?",
+        "held": number(plan["held_out_rows"]),
+    }
     if not plan["held_out_rows"]:
         return t("train.will_learn_all", **learned)
     return t("train.will_learn_once" if plan["epochs"] == 1 else "train.will_learn", **learned)
@@ -34,8 +38,8 @@ def _steps(t: Words, plan: dict[str, Any]) -> list[str]:
     device = plan["device_name"] if plan["device"] == "cuda" else t("train.device_" + plan["device"])
     if plan["seconds"] is None:
         return [t("train.will_steps_unknown", steps=number(plan["steps"]), device=device)]
-    said = t("train.will_steps", steps=number(plan["steps"]), time=duration(t, plan["seconds"]), device=device)
-    return [f"{said} ({t.say(plan['basis'])})"]
+    basis = t.say(plan["basis"])
+    return [t("train.will_steps", steps=number(plan["steps"]), time=duration(t, plan["seconds"]), device=device, basis=basis)]
 
 
 def _parameters(t: Words, plan: dict[str, Any]) -> str:
@@ -67,4 +71,12 @@ def decisions(t: Words, plan: dict[str, Any]) -> str:
 def shown(t: Words, value: Any) -> str:
     if isinstance(value, bool):
         return t("form.on" if value else "form.off")
-    return "?" if value is None else f"{value:,}" if isinstance(value, int) else form.shown_number(value) if isinstance(value, float) else str(value)
+    return (
+        "?"
+        if value is None
+        else f"{value:,}"
+        if isinstance(value, int)
+        else form.shown_number(value)
+        if isinstance(value, float)
+        else str(value)
+    )

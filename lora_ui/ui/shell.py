@@ -185,7 +185,8 @@ def top(demo: gr.Blocks, home: Home, t: Words, name: str) -> Page:
 
 def _bar(t: Words, name: str) -> str:
     links = "".join(
-        f'<a href="{address}"{" aria-current=page" if key == name else ""}>{esc(t(key + ".name"))}</a>' for key, address in ADDRESSES.items()
+        f'<a href="{address}"{" aria-current=page" if key == name else ""}>{esc(t(key + ".name"))}</a>'
+        for key, address in ADDRESSES.items()
     )
     other = "zh" if t.language == "en" else "en"
     return (

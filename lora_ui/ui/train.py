@@ -9,9 +9,9 @@ import gradio as gr
 
 from lora_ui import data, errors, models, preflight, presets, runs, settings
 from lora_ui.home import Home
-from lora_ui.ui import browser, draft, form, plan_card
+from lora_ui.ui import base_models, browser, draft, form, plan_card
 from lora_ui.ui.draft import Draft
-from lora_ui.ui.shell import Page, esc, html, number, panel, size
+from lora_ui.ui.shell import Page, esc, html, number, panel
 from lora_ui.ui.words import Words
 
 FIRST = 3
@@ -42,7 +42,9 @@ class Parts:
         self.teaching = html()
         with gr.Column(elem_classes="lu-card"):
             html(f"<h2>{esc(t('train.model'))}</h2>")
-            self.model = gr.Dropdown([], label=t("train.model_box"), info=t("train.model_hint"), allow_custom_value=True, filterable=True, elem_id="base-model")
+            self.model = gr.Dropdown(
+                [], label=t("train.model_box"), info=t("train.model_hint"), allow_custom_value=True, filterable=True, elem_id="base-model"
+            )
             self.facts = html()
             self.token = gr.Textbox(label=t("train.token"), info=t("train.token_hint"), type="password", visible=False, elem_id="hub-token")
             with gr.Accordion(t("train.search"), open=False):
@@ -53,13 +55,17 @@ class Parts:
                 self.search_problem = html(visible=False)
         with gr.Column(elem_classes="lu-card"):
             html(f"<h2>{esc(t('train.preset'))}</h2>")
-            self.preset = gr.Radio([], label=t("train.preset_box"), info=t("train.preset_hint"), elem_classes="lu-presets", elem_id="preset")
+            self.preset = gr.Radio(
+                [], label=t("train.preset_box"), info=t("train.preset_hint"), elem_classes="lu-presets", elem_id="preset"
+            )
             self.more = gr.Button(visible=False, size="sm", min_width=160)
         with gr.Column(elem_classes="lu-card"):
             html(f"<h2>{esc(t('train.adjust'))}</h2>")
             with gr.Row(elem_classes="lu-fields"):
                 self.controls = form.draw(t, form.PLAIN)
-                self.name = gr.Textbox(label=t("train.run_name"), info=t("train.run_name_hint"), max_lines=1, elem_id="run-name", min_width=280)
+                self.name = gr.Textbox(
+                    label=t("train.run_name"), info=t("train.run_name_hint"), max_lines=1, elem_id="run-name", min_width=280
+                )
         with gr.Accordion(t("train.expert", n=0), open=False, elem_id="expert") as self.expert:
             with gr.Row(elem_classes="lu-line"):
                 gr.Textbox(label=t("train.find"), placeholder=t("train.find_hint"), max_lines=1, elem_id="find-setting", scale=3)
@@ -121,7 +127,7 @@ def _wire_opening(page: Page, p: Parts) -> None:
             p.key: secrets.token_hex(8),
             p.name: remembered.get("name") or "",
             p.teaching: _teaching(t, remembered.get("data_name") or now.data["source"], rows),
-            p.model: gr.update(choices=_model_choices(t, home), value=now.raw.get("model", {}).get("base_model", models.STARTER)),
+            p.model: gr.update(choices=base_models.choices(t, home), value=now.raw.get("model", {}).get("base_model", models.STARTER)),
             **_preset_boxes(t, p, home, rows, now, everything=False),
             **dict(zip(p.boxes, form.write(p.controls, now.raw))),
             **_facts(t, p, home, now, token),
@@ -129,7 +135,21 @@ def _wire_opening(page: Page, p: Parts) -> None:
             memory: {**remembered, "preset": now.preset.name},
         }
 
-    outputs = [p.empty, p.form, p.key, p.name, p.teaching, p.model, p.preset, p.more, *p.boxes, p.facts, p.token, *_but(p.edited, p.boxes), memory]
+    outputs = [
+        p.empty,
+        p.form,
+        p.key,
+        p.name,
+        p.teaching,
+        p.model,
+        p.preset,
+        p.more,
+        *p.boxes,
+        p.facts,
+        p.token,
+        *_but(p.edited, p.boxes),
+        memory,
+    ]
     page.on(page.demo.load, opened, [memory, p.token], outputs)
 
     def example(remembered: dict[str, Any]) -> dict[str, Any]:
@@ -157,7 +177,7 @@ def _preset_boxes(t: Words, p: Parts, home: Home, rows: int, now: Draft, everyth
     """The presets that suit best, or all of them; the chosen one is always among them."""
     found = draft.suggested(home, rows)
     shown = [pair for i, pair in enumerate(found) if everything or i < FIRST or pair[0].name == now.preset.name]
-    choices = [(f"{t.preset(preset)[0]}\n{t.preset(preset)[1]} {t.say(reason)}", preset.name) for preset, reason in shown]
+    choices = [("\n".join([*filter(None, t.preset(preset)), _sentence(t, t.say(reason))]), preset.name) for preset, reason in shown]
     more = len(found) - len(shown)
     return {
         p.preset: gr.update(choices=choices, value=now.preset.name),
@@ -165,48 +185,17 @@ def _preset_boxes(t: Words, p: Parts, home: Home, rows: int, now: Draft, everyth
     }
 
 
+def _sentence(t: Words, words: str) -> str:
+    return words[:1].upper() + words[1:] + t("shell.stop")
+
+
 # base models
 
 
-def _model_choices(t: Words, home: Home, found: list[models.BaseModel] | None = None) -> list[tuple[str, str]]:
-    """What is on this machine first, then by size."""
-    listed = models.catalogue(home) if found is None else found
-    return [(_model_label(t, model), model.name) for model in sorted(listed, key=lambda m: (not m.local, m.kind != "starter"))]
-
-
-def _model_label(t: Words, model: models.BaseModel) -> str:
-    parts = [model.title, _count(model.parameters), model.licence, t("train.here") if model.local else None, t("train.gated") if model.gated else None]
-    return " · ".join(part for part in parts if part)
-
-
-def _count(parameters: int | None) -> str | None:
-    """135 M, 7.6 B: how model sizes are written."""
-    if not parameters:
-        return None
-    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
-
-
 def _facts(t: Words, p: Parts, home: Home, now: Draft, token: str) -> dict[Any, Any]:
-    """What is known of the chosen base model; the token field stands there when its owner asks for a licence."""
-    chosen = now.raw.get("model", {})
-    try:
-        model = models.known(home, chosen.get("base_model", models.STARTER), chosen.get("revision"))
-        model = model or models.find(home, chosen["base_model"], chosen.get("revision"), token or None)
-    except errors.GatedModel as error:
-        return {p.facts: panel(t, error), p.token: gr.update(visible=True)}
-    except errors.LoraUIError as error:
-        return {p.facts: panel(t, error), p.token: gr.update(visible=bool(token))}
-    bits = [
-        f'<span class="mono">{esc(model.name)}</span>',
-        esc(t("train.parameters", n=_count(model.parameters))) if model.parameters else "",
-        esc(size(2 * model.parameters)) if model.parameters and not model.local else "",
-        esc(t("train.context", n=number(model.context))) if model.context else "",
-        esc(t("train.chat_model" if model.chat_template else "train.plain_model")) if model.chat_template is not None else "",
-        f'<span class="pill">{esc(model.licence)}</span>' if model.licence else "",
-        f'<span class="pill warn">{esc(t("train.gated"))}</span>' if model.gated else "",
-        f'<span class="pill {"finished" if model.local else ""}">{esc(t("train.here" if model.local else "train.download"))}</span>',
-    ]
-    return {p.facts: f'<p class="muted facts-line num">{" · ".join(bit for bit in bits if bit)}</p>', p.token: gr.update(visible=model.gated or bool(token))}
+    """The line about the base model; the token field stands below it when its owner asks for a licence."""
+    said, gated = base_models.facts(t, home, now.raw.get("model", {}), token)
+    return {p.facts: said, p.token: gr.update(visible=gated or bool(token))}
 
 
 def _wire_models(page: Page, p: Parts) -> None:
@@ -214,7 +203,12 @@ def _wire_models(page: Page, p: Parts) -> None:
 
     def search(query: str, token: str) -> Any:
         found = models.search(query, token or None)
-        return gr.update(choices=_model_choices(t, home, found), visible=True, value=None, info=t("train.found_hint" if found else "train.found_none"))
+        return gr.update(
+            choices=base_models.choices(t, home, found),
+            visible=True,
+            value=None,
+            info=t("train.found_hint" if found else "train.found_none"),
+        )
 
     for trigger in (p.search.click, p.query.submit):
         page.on(trigger, search, [p.query, p.token], p.found, at=p.search_problem)
@@ -297,7 +291,11 @@ def _wire_edits(page: Page, p: Parts) -> None:
         made = presets.save(home, title, raw)
         gr.Info(t("train.preset_saved", name=made.title))
         now = draft.of(home, {**remembered, "preset": made.name, "settings": {}}, rows)
-        return {memory: {**remembered, "preset": made.name, "settings": {}}, p.preset_title: "", **_preset_boxes(t, p, home, rows, now, everything=False)}
+        return {
+            memory: {**remembered, "preset": made.name, "settings": {}},
+            p.preset_title: "",
+            **_preset_boxes(t, p, home, rows, now, everything=False),
+        }
 
     saved = page.on(p.save.click, save, [memory, p.preset_title], [memory, p.preset_title, p.preset, p.more])
     page.on(saved.then, edited, _inputs(page, p), _outputs(page, p))
@@ -358,6 +356,8 @@ def _wire_start(page: Page, p: Parts) -> None:
         job = runs.start(home, now.raw, key, name=name.strip(), preset=preset, token=token or None)
         return {**remembered, "run": job.id}, secrets.token_hex(8), f"/runs?run={job.id}"
 
-    p.start.click(lambda: gr.update(value=t("train.starting")), None, p.start, queue=False, show_progress="hidden", api_visibility="private")
+    p.start.click(
+        lambda: gr.update(value=t("train.starting")), None, p.start, queue=False, show_progress="hidden", api_visibility="private"
+    )
     started = page.on(p.start.click, go, [memory, p.key, p.preset, p.model, p.name, p.token, *p.boxes], [memory, p.key, p.onward])
     page.on(started.then, lambda: gr.update(value=t("train.start")), None, p.start, clears=False)

@@ -1,0 +1,71 @@
+"""What was found in the data, as HTML: the summary line, the findings, the token counts, and the first row by its columns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_ui import settings
+from lora_ui.ui.shell import esc, number
+from lora_ui.ui.words import Words
+
+ROLES = ("user", "assistant", "context", "system", "text", "messages")
+MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
+
+
+def summary(t: Words, name: str, report: dict[str, Any]) -> str:
+    worth = sum(f["count"] for f in report["findings"] if f["severity"] == "warn")
+    marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(report["kept"])))}</span>']
+    if worth:
+        marks.append(f'<span class="pill warn"><span aria-hidden="true">!</span> {esc(t("data.worth_a_look", n=number(worth)))}</span>')
+    if report["dropped"]:
+        marks.append(
+            f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(report["dropped"])))}</span>'
+        )
+    kind = f"{t('data.format.' + report['format'])} ({t('data.confidence.' + report['confidence'])})"
+    why = t.say(report["why"]) if report["why"] else ""
+    return (
+        f'<div class="facts-head"><p><strong class="name">{esc(name)}</strong> · {esc(t("data.rows", n=number(report["rows"])))} · {esc(kind)}</p>'
+        f'<p class="muted">{esc(why)}</p><p class="pills">{"".join(marks)}</p></div>'
+    )
+
+
+def findings(t: Words, findings: list[dict[str, Any]]) -> str:
+    """Worst first; each says what, where, and what to do."""
+    order = sorted(findings, key=lambda f: list(MARKS).index(f["severity"]))
+    return f'<h2>{esc(t("data.findings"))}</h2><ul class="findings">{"".join(_finding(t, f) for f in order)}</ul>'
+
+
+def _finding(t: Words, finding: dict[str, Any]) -> str:
+    numbers = ", ".join(map(str, finding["rows"]))
+    if (more := finding["count"] - len(finding["rows"])) > 0:
+        numbers = t("data.and_more", rows=numbers, n=number(more))
+    where = t("data.found_row" if finding["count"] == 1 else "data.found_rows", rows=numbers) if finding["rows"] else ""
+    look = {"error": "failed", "drop": "failed", "warn": "warn"}[finding["severity"]]
+    mark = f'<span class="pill {look}"><span aria-hidden="true">{MARKS[finding["severity"]]}</span> {esc(t("data.severity." + finding["severity"]))}</span>'
+    return (
+        f"<li>{mark}<div><p>{esc(t.say(finding['message']))} <span class=muted>{esc(where)}</span></p>"
+        f'<p class="muted">{esc(t.say(finding["fix"]))}</p></div></li>'
+    )
+
+
+def counts(t: Words, summary: dict[str, Any], raw: dict[str, Any]) -> str:
+    chosen = settings.parse(raw)
+    length = number(chosen.training.max_length)
+    cut = (
+        t("data.tokens_cut", n=number(summary["truncated"]), length=length)
+        if summary["truncated"]
+        else t("data.tokens_whole", length=length)
+    )
+    total = t("data.tokens", total=number(summary["tokens"]["total"]), trained=number(summary["tokens"]["trained"]))
+    how = t("data.template_" + summary["template"], model=summary["base_model"])
+    return f'<p class="num">{esc(total)} · {esc(cut)}.</p><p class="muted">{esc(t("data.tokens_hint"))} {esc(how)}</p>'
+
+
+def first_row(t: Words, first: list[dict[str, Any]], chosen: list[Any]) -> str:
+    parts = [
+        f'<dt>{esc(t("role." + role))}</dt><dd class="pre">{esc(str(first[0].get(column, ""))[:600])}</dd>'
+        for role, column in zip(ROLES, chosen)
+        if column and first
+    ]
+    body = f"<dl>{''.join(parts)}</dl>" if parts else f'<p class="muted">{esc(t("data.nothing_chosen"))}</p>'
+    return f'<div class="card"><h3>{esc(t("data.first_row"))}</h3>{body}</div>'

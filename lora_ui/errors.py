@@ -406,6 +406,12 @@ class MergeFailed(LoraUIError):
     fix = "Merge again in float32. The adapter itself is unharmed."
 
 
+class RepoVisibility(LoraUIError):
+    message = "{repo} exists already and is {is_now}, which is not what you asked for."
+    cause = "Who can see a repository is changed by its owner alone."
+    fix = "Change its visibility in its settings on the Hub, or choose another name."
+
+
 class PublishedDiffers(LoraUIError):
     message = "What arrived in {repo} is not what was sent."
     cause = "{detail}"

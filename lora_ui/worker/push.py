@@ -34,7 +34,7 @@ _PATHS = {"_name_or_path", "name_or_path", "local_files_only", "is_local"}
 def run(job: Job) -> dict[str, Any]:
     """`{"url", "seconds", "check": {files, bytes, commit, private, verified}}`. `params`: run_id, repo, merged, public.
 
-    Raises TokenMissing, TokenRejected, HubRefused, InvalidRepoName, RepoExists, NotMergedYet, NothingTrained, PublishedDiffers,
+    Raises TokenMissing, TokenRejected, HubRefused, InvalidRepoName, RepoExists, RepoVisibility, NotMergedYet, NothingTrained, PublishedDiffers,
     HubOffline, HubUnwell, Stopped.
     """
     began = time.monotonic()
@@ -78,14 +78,14 @@ def _without_paths(path: Path, made: card.Made) -> str | bytes:
 
 
 def _prepare_repo(api: HfApi, repo: str, run_id: str, public: bool) -> str:
-    """Create the repository, or accept one that is empty or was made from this run; its newest commit. Raises RepoExists."""
+    """Create the repository, or accept one that is empty or was made from this run; its newest commit. Raises RepoExists, RepoVisibility."""
     api.create_repo(repo, private=not public, exist_ok=True)
     info = api.model_info(repo)
     there = {sibling.rfilename for sibling in info.siblings or []} - {".gitattributes"}
     if there and _made_from(api, repo) != run_id:
         raise errors.RepoExists(repo=repo)
-    if public and info.private:
-        api.update_repo_settings(repo, private=False)
+    if public == bool(info.private):  # nothing becomes public, or goes to a public place, by a tick alone
+        raise errors.RepoVisibility(repo=repo, is_now=Say("private") if info.private else Say("public"))
     assert info.sha is not None
     return info.sha
 

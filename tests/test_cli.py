@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.tiny import tiny_model
-from tests.train.conftest import end_processes
+from tests.running import end_processes
 
 ROOT = Path(__file__).parent.parent
 GOOD = "".join(json.dumps({"question": f"What is {n}?", "answer": f"It is the number {n}."}) + "\n" for n in range(12))

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import psutil
@@ -67,13 +68,13 @@ def until(home):
 
     def wait(id, when=lambda there: there["state"] in ENDED, seconds=240):
         deadline = time.monotonic() + seconds
-        pause = __import__("threading").Event()
+        pause = threading.Event()
         while time.monotonic() < deadline:
             there = runs.job(home, id)
             if when(there):
                 return there
             assert there["state"] not in ENDED, there
-            pause.wait(0.05)
+            pause.wait(0.05)  # nobody sets it: a short wait between two looks at the disk
         raise AssertionError(f"still {there['state']}, {there['phase']}: {runs.log(home, id, 30)}")
 
     return wait

@@ -11,9 +11,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
     os.environ.pop(name, None)
 
-import pytest
+import pytest  # noqa: E402
 
-from tests.standin_hub import StandinHub
+from tests.standin_hub import StandinHub  # noqa: E402
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from lora_ui.home import Home
 from lora_ui.jobs import ENDED
 from tests.tiny import tiny_model
 
-ROWS = [("What is the name of river %d?" % n, "The river is number %d of the mill." % n) for n in range(24)]
+ROWS = [(f"What is the name of river {n}?", f"The river is number {n} of the mill.") for n in range(24)]
 
 
 @pytest.fixture

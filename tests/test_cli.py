@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny import tiny_model
 from tests.running import end_processes
+from tests.tiny import tiny_model
 
 ROOT = Path(__file__).parent.parent
 GOOD = "".join(json.dumps({"question": f"What is {n}?", "answer": f"It is the number {n}."}) + "\n" for n in range(12))
@@ -169,8 +169,27 @@ def test_the_whole_way_from_the_terminal(run, file, standin_hub, tmp_path):
     )
 
     shown = json.loads(run("show", id, "--json")[1])
-    contract = """id kind state base_model preset step total_steps train_loss eval_loss tokens_per_second seconds phases memory
-        trainable_parameters all_parameters adapter_path base_model_path pid error""".split()
+    contract = [
+        "id",
+        "kind",
+        "state",
+        "base_model",
+        "preset",
+        "step",
+        "total_steps",
+        "train_loss",
+        "eval_loss",
+        "tokens_per_second",
+        "seconds",
+        "phases",
+        "memory",
+        "trainable_parameters",
+        "all_parameters",
+        "adapter_path",
+        "base_model_path",
+        "pid",
+        "error",
+    ]
     assert set(contract) <= shown.keys() and (shown["state"], shown["step"], shown["name"]) == ("finished", 3, "<i>x</i>")
     assert {"queue", "import", "load", "prepare", "first_step", "train", "save"} <= shown["phases"].keys()
     assert [json.loads(line)["id"] for line in run("runs", "--json")[1].splitlines()] == [id]

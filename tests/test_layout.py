@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lora_ui"
-FILES = sorted(PACKAGE.rglob("*.py")) + [ROOT / "app.py"]
+FILES = [*sorted(PACKAGE.rglob("*.py")), ROOT / "app.py"]
 LEVELS = [
     {"errors"},
     {"settings", "home"},

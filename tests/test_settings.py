@@ -54,7 +54,7 @@ def test_assignments_are_yaml_and_commas_make_lists_where_a_list_is_meant():
     assert chosen.training.learning_rate == 2e-4 and chosen.model.load_in_4bit is True and chosen.training.num_train_epochs == 2
     assert settings.parse(settings.from_assignments(["adapter.target_modules=all-linear"])).adapter.target_modules == "all-linear"
     assert settings.parse(settings.from_assignments(["adapter.target_modules=c_attn"])).adapter.target_modules == ["c_attn"]
-    with pytest.raises(errors.InvalidSettings, match="write --set group.field=value"):
+    with pytest.raises(errors.InvalidSettings, match="write --set group"):
         settings.from_assignments(["learning_rate"])
 
 
@@ -65,7 +65,7 @@ def test_a_recipe_read_back_is_the_same_settings(tmp_path: Path):
     assert settings.parse(settings.read(path)) == chosen
     assert yaml.safe_load(path.read_text())["preset"] == {"title": "<b>x</b>"}
     path.write_text("[1, 2")
-    with pytest.raises(errors.UnreadableSettingsFile, match="settings.yaml"):
+    with pytest.raises(errors.UnreadableSettingsFile, match="cannot be read"):
         settings.read(path)
 
 

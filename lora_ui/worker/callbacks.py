@@ -43,6 +43,10 @@ class Watch(TrainerCallback):
         if self.job.stopping.is_set():
             control.should_training_stop = control.should_save = True
 
+    def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if state.global_step == 0:  # nothing is learned yet; later a test is finished first, so that nothing is lost
+            self.job.check()
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:
         row = {"step": state.global_step, "time": time.time(), **logs}
         if "loss" in logs and (speed := self._speed(state.global_step, logs.get("num_tokens"))):

@@ -30,7 +30,7 @@ def test_only_the_adapter_changes_and_stock_peft_loads_it(home, tiny, until, pre
     raw = tiny(model=precision, max_steps=12)
     base = Path(raw["model"]["base_model"])
     before = fingerprints(base)
-    id, shown = train(home, until, raw, name="<b>rivers</b>")
+    _, shown = train(home, until, raw, name="<b>rivers</b>")
 
     assert fingerprints(base) == before
     adapter = Path(shown["adapter_path"])
@@ -99,7 +99,7 @@ def test_a_stopped_run_keeps_what_it_learned_and_goes_on_to_the_same_end(home, t
 
 
 def test_a_damaged_save_point_is_left_out_by_name(home, tiny, until):
-    id, shown = train(home, until, tiny())
+    id, _ = train(home, until, tiny())
     newest = home.run(id) / "checkpoints" / "step-000006"
     weights = bytearray((newest / "adapter_model.safetensors").read_bytes())
     weights[-1] ^= 1

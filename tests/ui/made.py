@@ -20,7 +20,7 @@ def submit(home: Home, name: str = "", rows: int = 199, **training: Any) -> Job:
     params = {
         "settings": chosen.model_dump(),
         "header": {"title": name, "from": "cpu", "data": "cooking.jsonl", "digest": "0" * 16, "revision": None},
-        "prepare": {"digest": "0" * 16, "base_model": "starter", "revision": None},
+        "prepare": {"digest": "0" * 16, "base_model": "starter", "revision": None, "max_length": 512, "held_out_rows": 20, "split_seed": 42, "system_prompt": ""},
         "licence": "apache-2.0",
         "preset": "cpu",
         "data": {"name": "cooking.jsonl", "rows": rows, "train_rows": rows - 20, "held_out_rows": 20},

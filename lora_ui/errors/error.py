@@ -1,0 +1,42 @@
+"""What every failure has: message, cause and fix; and sentences that can be said in another language."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class Say(str):
+    """An English sentence that remembers its template and values, so that the page can say it in another language."""
+
+    template: str
+    values: dict[str, Any]
+
+    def __new__(cls, template: str, **values: Any) -> Say:
+        self = super().__new__(cls, template.format(**values))
+        self.template, self.values = template, values
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{text, template, values}`: what is written to JSON files."""
+        return {"text": str(self), "template": self.template, "values": self.values}
+
+
+class LoraUIError(Exception):
+    """A failure a person can meet. Subclasses set `message`, `cause` and `fix` as templates."""
+
+    message = "Something went wrong."
+    cause = ""
+    fix = ""
+
+    def __init__(self, **values: Any):
+        self.values = values
+        self.message, self.cause, self.fix = (t.format(**values) for t in (self.message, self.cause, self.fix))
+        super().__init__(" ".join(part for part in (self.message, self.cause, self.fix) if part))
+
+    @property
+    def kind(self) -> str:
+        return type(self).__name__
+
+    def as_dict(self) -> dict[str, Any]:
+        """`{kind, message, cause, fix, values}`: what `outcome.json`, `--json` and the page carry."""
+        return {"kind": self.kind, "message": self.message, "cause": self.cause, "fix": self.fix, "values": self.values}

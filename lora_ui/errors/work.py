@@ -1,0 +1,133 @@
+"""What can go wrong while something runs: jobs, the machine, chat and merge."""
+
+from __future__ import annotations
+
+from lora_ui.errors.error import LoraUIError
+
+
+class NoSuchJob(LoraUIError):
+    message = "There is no run {id} here."
+    cause = "It was deleted, or belongs to another home folder."
+    fix = "`python -m lora_ui runs` lists what is here."
+
+
+class IllegalMove(LoraUIError):
+    message = "{id} is {state}; it cannot be {wanted}."
+    cause = "Only a run that is {legal} can."
+    fix = "Look at its page for what it is doing now."
+
+
+class DiskFull(LoraUIError):
+    message = "There is not enough space on the disk: {needed} needed, {free} free in {where}."
+    cause = "A run saves its adapter, save points and prepared rows there."
+    fix = "Free some space, or choose another home folder with --home."
+
+
+class PortInUse(LoraUIError):
+    message = "Port {port} is already in use."
+    cause = "Another program, perhaps another LoRA UI, listens there."
+    fix = "Open http://127.0.0.1:{port} to see, or choose another with --port."
+
+
+class PublicWithoutPassword(LoraUIError):
+    message = "Refusing to listen on {host} without a password."
+    cause = "Anyone who can reach this machine could use it."
+    fix = "Give a password file with --auth-file (one line user:password), or set LORA_UI_AUTH=user:password."
+
+
+class HomeUnusable(LoraUIError):
+    message = "The home folder {path} cannot be used."
+    cause = "{detail}"
+    fix = "Choose another with --home."
+
+
+class SupervisorDidNotStart(LoraUIError):
+    message = "The background process that runs jobs did not start."
+    cause = "{detail}"
+    fix = "Look at supervisor.txt in the home folder, or run `python -m lora_ui doctor`."
+
+
+class WorkerDied(LoraUIError):
+    message = "The process doing this work ended unexpectedly ({how})."
+    cause = "{detail}"
+    fix = "What was saved is kept. Look at the log, then resume."
+
+
+class OutOfMemory(LoraUIError):
+    message = "Out of memory on {device} at step {step}."
+    cause = "{detail}"
+    fix = "Start again with 4-bit, shorter rows (max_length) or fewer rows at once."
+
+
+class LossDiverged(LoraUIError):
+    message = "The loss stopped being a number at step {step}."
+    cause = "The learning rate is probably too high."
+    fix = "Start again with half the learning rate."
+
+
+class Bug(LoraUIError):
+    """An exception that no other class explains: ours to mend. The traceback is in the log."""
+
+    message = "Something went wrong that this app does not know: {detail}"
+    cause = "This is probably a mistake in LoRA UI."
+    fix = "Copy the report from the log and send it with what you did."
+
+
+class NothingTrained(LoraUIError):
+    message = "{id} has no finished adapter."
+    cause = "It is {state}."
+    fix = "Wait until it has finished, or resume it."
+
+
+class OutputNotEmpty(LoraUIError):
+    message = "{path} is not empty."
+    cause = "Nothing of yours is overwritten."
+    fix = "Name a new or empty folder."
+
+
+class ChatUnavailable(LoraUIError):
+    message = "The chat could not be started."
+    cause = "{detail}"
+    fix = "Look at what else is running, then try again."
+
+
+class UnreadableAuthFile(LoraUIError):
+    message = "The passwords in {name} cannot be read."
+    cause = "{detail}"
+    fix = "Write one user:password per line."
+
+
+class NotOnThisDevice(LoraUIError):
+    message = "{what} does not work on {device}."
+    cause = "The library behind it supports other devices only."
+    fix = "Switch it off, or train on a machine with an NVIDIA GPU or on the CPU."
+
+
+class NotMergedYet(LoraUIError):
+    message = "{id} has not been merged yet."
+    cause = "Only a merged model can be published as a whole."
+    fix = "Merge it first, or publish the adapter alone."
+
+
+class ChatModelUnknown(LoraUIError):
+    message = "This chat has no model called {name}."
+    cause = "It knows: {known}."
+    fix = "Add the run's adapter first."
+
+
+class PromptTooLong(LoraUIError):
+    message = "The conversation is {tokens} tokens long; this model reads at most {limit}."
+    cause = "Everything said so far is read again for every answer."
+    fix = "Start a new chat, or shorten what you wrote."
+
+
+class ChatRequestRefused(LoraUIError):
+    message = "The chat cannot take this request."
+    cause = "{detail}"
+    fix = "Send it as the OpenAI chat API describes."
+
+
+class MergeFailed(LoraUIError):
+    message = "The merged model is not right, so it was not kept."
+    cause = "{detail}"
+    fix = "Merge again in float32. The adapter itself is unharmed."

@@ -13,6 +13,7 @@ from typing import Any
 from lora_ui import data, errors, fit, machine, models, presets, settings
 from lora_ui.data import prepared
 from lora_ui.home import Home
+from lora_ui.jobs import Jobs
 
 _datasets: dict[str, data.Dataset] = {}
 _bases: dict[tuple[str, str, str | None, bool], models.BaseModel] = {}
@@ -75,7 +76,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
     rounds, steps = decided["training.num_train_epochs"].value, decided["total_steps"].value
     if chosen.training.max_steps > 0:
         rounds = chosen.training.max_steps / decided["steps_per_round"].value
-    time = fit.estimate(base, counts["trainable_parameters"] if counts else None, tokens, rounds, here)
+    time = fit.estimate(base, counts["trainable_parameters"] if counts else None, tokens, rounds, here, _speed_before(home, chosen))
     return {
         "name": rows.name,
         "digest": rows.digest,
@@ -99,6 +100,17 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
         "findings": [_finding(problem) for problem in unreachable + problems(home, chosen, rows, base, counts)],
         "prepare": asked,
     }
+
+
+def _speed_before(home: Home, chosen: settings.Settings) -> float | None:
+    """Useful tokens per second of the last finished run here with the same base model, precision and longest row."""
+
+    def alike(raw: dict[str, Any]) -> list[Any]:
+        return [raw["model"], raw["training"]["max_length"], raw["adapter"]["use_dora"]]
+
+    finished = Jobs(home.database).all("train", ("finished",))
+    same = (job for job in finished if job.result and alike(job.params["settings"]) == alike(chosen.model_dump()))
+    return next((job.result["tokens_per_second"] for job in same if job.result and job.result["tokens_per_second"]), None)
 
 
 def problems(

@@ -39,12 +39,12 @@ class Parts:
 
     def __init__(self, page: Page):
         t = page.t
+        self.status = html(visible=False, elem_classes="lu-live")
         with gr.Column(elem_classes="lu-stack") as self.bring:
             self._draw_bring(t)
-        self.status = html(visible=False, elem_classes="lu-live")
         with gr.Column(visible=False, elem_classes="lu-stack") as self.there:
             self._draw_there(t)
-        with gr.Accordion(t("data.columns"), open=False, visible=False) as self.columns:
+        with gr.Accordion(t("data.columns"), open=False, visible=False, elem_id="columns") as self.columns:
             self._draw_columns(t)
         with gr.Row(elem_classes="lu-sticky", visible=False) as self.foot:
             self.use = gr.Button(t("data.use"), variant="primary", elem_id="use-data")
@@ -89,15 +89,16 @@ class Parts:
                 self.roles = [gr.Dropdown([("", "")], label=t("role." + role), value="", elem_id=f"role-{role}") for role in ROLES]
             self.first = html(scale=1)
         with gr.Row(elem_classes="lu-line"):
-            self.map = gr.Button(t("data.column_read"), scale=0, min_width=220)
+            self.map = gr.Button(t("data.column_read"), scale=0, min_width=260, elem_id="read-columns")
             self.recognise = gr.Button(t("data.column_recognised"), scale=0, min_width=220)
+            self.other = gr.Button(t("data.change"), scale=0, min_width=220, visible=False)
 
     @property
     def shown(self) -> list[Any]:
         """What a newly read source changes."""
         return [
             self.bring, self.status, self.there, self.columns, self.foot, self.here, self.summary, self.counts, self.findings, self.row,
-            *self.roles, self.first, self.view,
+            *self.roles, self.first, self.map, self.other, self.view,
         ]  # fmt: skip
 
 
@@ -160,10 +161,11 @@ def _wire_sources(page: Page, p: Parts) -> None:
 
     def change(remembered: dict[str, Any]) -> dict[Any, Any]:
         kept = {k: v for k, v in remembered.items() if k not in ("source", "mapping", "data_name")}
-        hidden = {part: gr.update(visible=False) for part in (p.there, p.columns, p.foot, p.token_problem)}
+        hidden = {part: gr.update(visible=False) for part in (p.status, p.there, p.columns, p.foot, p.token_problem)}
         return {**hidden, p.bring: gr.update(visible=True), p.file: None, p.here: {}, memory: kept, p.timer: gr.Timer(active=False)}
 
-    page.on(p.change.click, change, memory, [p.bring, p.there, p.columns, p.foot, p.token_problem, p.file, p.here, memory, p.timer])
+    cleared = [p.bring, p.status, p.there, p.columns, p.foot, p.token_problem, p.file, p.here, memory, p.timer]
+    page.on(functools.partial(gr.on, [p.change.click, p.other.click]), change, memory, cleared)
     p.use.click(None, None, None, js="() => { location.href = '/train' }", api_visibility="private")
 
 
@@ -215,7 +217,12 @@ def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error:
     if isinstance(error, (errors.ColumnsNotRecognised, errors.MissingColumns)):
         peeked = data.peek(page.home, source)
         here = {"source": source, "mapping": mapping, "name": peeked["name"], "first": peeked["first"]}
-        return {**shown, p.here: here, **_columns(page.t, p, peeked, mapping or peeked["guess"], opened=True)}
+        return {
+            **shown,
+            p.bring: gr.update(visible=False),
+            p.here: here,
+            **_columns(page.t, p, peeked, mapping or peeked["guess"], opened=True),
+        }
     return {**shown, p.bring: gr.update(visible=True), p.columns: gr.update(visible=False), p.here: {}}
 
 
@@ -225,6 +232,9 @@ def _columns(t: Words, p: Parts, peeked: dict[str, Any], mapping: dict[str, str]
     return {
         p.columns: gr.update(visible=bool(peeked["columns"]), open=opened),
         **{box: gr.update(choices=choices, value=value) for box, value in zip(p.roles, chosen)},
+        # said again, because Gradio drops the words of a button that it updates before it was ever drawn
+        p.map: gr.update(value=t("data.column_read"), variant="primary" if opened else "secondary"),
+        p.other: gr.update(value=t("data.change"), visible=opened),
         p.first: report_card.first_row(t, peeked["first"], chosen),
     }
 

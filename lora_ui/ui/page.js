@@ -58,6 +58,20 @@
       location.href = `${location.pathname}?${query}`;
     }
   });
+  document.addEventListener("input", (event) => {
+    const box = event.target instanceof Element && event.target.closest("#find-setting");
+    if (!box) return;
+    const wanted = event.target.value.trim().toLowerCase();
+    for (const group of document.querySelectorAll("#expert .lu-group")) {
+      let found = 0;
+      for (const field of group.querySelectorAll(".lu-field")) {
+        const fits = field.textContent.toLowerCase().includes(wanted);
+        field.style.display = fits ? "" : "none";
+        found += fits;
+      }
+      group.style.display = found ? "" : "none";
+    }
+  });
   document.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey) return;
     if (event.target instanceof Element && event.target.closest("input, textarea, select, [contenteditable], [role=slider], [role=radio]")) return;

@@ -22,11 +22,11 @@ def sentences(t: Words, plan: dict[str, Any], max_length: int) -> str:
 
 
 def _rows(t: Words, plan: dict[str, Any]) -> str:
-    learned = {
-        "train": number(plan["train_rows"]),
-        "rounds": f"{plan['epochs']:g}" if plan["epochs"] else "?",
-        "held": number(plan["held_out_rows"]),
-    }
+    rounds = plan["epochs"] or 0
+    learned = {"train": number(plan["train_rows"]), "held": number(plan["held_out_rows"])}
+    if 0 < rounds < 1:
+        return t("train.will_learn_part", seen=number(max(1, plan["train_rows"] * rounds)), **learned)
+    learned["rounds"] = f"{rounds:.3g}"
     if not plan["held_out_rows"]:
         return t("train.will_learn_all", **learned)
     return t("train.will_learn_once" if plan["epochs"] == 1 else "train.will_learn", **learned)

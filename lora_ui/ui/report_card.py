@@ -21,7 +21,9 @@ def summary(t: Words, name: str, report: dict[str, Any]) -> str:
         marks.append(
             f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(report["dropped"])))}</span>'
         )
-    kind = f"{t('data.format.' + report['format'])} ({t('data.confidence.' + report['confidence'])})"
+    kind = t("data.format." + report["format"])
+    if report["format"] != "by_hand":
+        kind = t("data.kind", kind=kind, sure=t("data.confidence." + report["confidence"]))
     why = t.say(report["why"]) if report["why"] else ""
     return (
         f'<div class="facts-head"><p><strong class="name">{esc(name)}</strong> · {esc(t("data.rows", n=number(report["rows"])))} · {esc(kind)}</p>'
@@ -58,7 +60,9 @@ def counts(t: Words, summary: dict[str, Any], raw: dict[str, Any]) -> str:
     )
     total = t("data.tokens", total=number(summary["tokens"]["total"]), trained=number(summary["tokens"]["trained"]))
     how = t("data.template_" + summary["template"], model=summary["base_model"])
-    return f'<p class="num">{esc(total)} · {esc(cut)}.</p><p class="muted">{esc(t("data.tokens_hint"))} {esc(how)}</p>'
+    return (
+        f'<p class="num">{esc(t("data.tokens_line", total=total, cut=cut))}</p><p class="muted">{esc(t("data.tokens_hint"))} {esc(how)}</p>'
+    )
 
 
 def first_row(t: Words, first: list[dict[str, Any]], chosen: list[Any]) -> str:

@@ -20,7 +20,7 @@ def chat(t: Words, row: dict[str, Any]) -> str:
         role, text = message["role"], esc(message["content"])
         who = esc(t("role." + role)) if t.has("role." + role) else esc(role)
         body = f'<mark class="learned">{text}</mark>' if role == "assistant" else text
-        turns.append(f'<div class="turn {esc(role)}"><span class="who">{who}</span><div class="pre">{body}</div></div>')
+        turns.append(f'<div class="row-turn {esc(role)}"><span class="who">{who}</span><div class="pre">{body}</div></div>')
     return f'<div class="row-view">{"".join(turns)}</div>'
 
 

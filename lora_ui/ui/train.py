@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import secrets
 from typing import Any
 
@@ -121,6 +122,8 @@ def _wire_opening(page: Page, p: Parts) -> None:
             return {p.empty: gr.update(visible=True), p.form: gr.update(visible=False)}
         rows = _kept(home, remembered)
         now = draft.of(home, remembered, rows)
+        followed = _follow(t, p, home, now, remembered.get("name") or "", token, None)
+        boxes = {box: {**followed.pop(box, gr.update()), "value": value} for box, value in zip(p.boxes, form.write(p.controls, now.raw))}
         return {
             p.empty: gr.update(visible=False),
             p.form: gr.update(visible=True),
@@ -129,9 +132,9 @@ def _wire_opening(page: Page, p: Parts) -> None:
             p.teaching: _teaching(t, remembered.get("data_name") or now.data["source"], rows),
             p.model: gr.update(choices=base_models.choices(t, home), value=now.raw.get("model", {}).get("base_model", models.STARTER)),
             **_preset_boxes(t, p, home, rows, now, everything=False),
-            **dict(zip(p.boxes, form.write(p.controls, now.raw))),
+            **boxes,
             **_facts(t, p, home, now, token),
-            **_follow(t, p, home, now, remembered.get("name") or "", token, None),
+            **followed,
             memory: {**remembered, "preset": now.preset.name},
         }
 
@@ -259,7 +262,9 @@ def _wire_edits(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
     edited = _edited(page, p)
     for box in (p.model, p.name, p.token, *p.boxes):
-        page.on(box.input, edited, _inputs(page, p), _outputs(page, p), trigger_mode="always_last")
+        # typing, and leaving a text box: what a browser fills in by itself is no typing
+        trigger = functools.partial(gr.on, [box.input, box.blur]) if isinstance(box, gr.Textbox) else box.input
+        page.on(trigger, edited, _inputs(page, p), _outputs(page, p), trigger_mode="always_last")
 
     def choose(remembered: dict[str, Any], preset: str) -> dict[Any, Any]:
         """A preset replaces what the form says, but for the base model, which is chosen beside it."""

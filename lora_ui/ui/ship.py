@@ -42,18 +42,19 @@ def _draw(page: Page) -> SimpleNamespace:
         p.run = gr.Dropdown([], label=t("ship.run"), elem_id="ship-run")
         p.truth = html()
     with gr.Row(elem_classes="lu-ways", equal_height=True):
-        with gr.Column(elem_classes="card", min_width=280):
-            html(f"<h2>{esc(t('ship.download'))}</h2>")
-            p.download_says = html()
-            p.inside = html()
-            p.download_problem = html(visible=False)
-            p.download = gr.Button(t("ship.download_action"), variant="primary", elem_id="download")
-        with gr.Column(elem_classes="card", min_width=280):
-            html(f"<h2>{esc(t('ship.merge'))}</h2>")
-            p.merge_says, p.merge_news = html(), html()
-            p.merge_problem = html(visible=False)
-            p.merge = gr.Button(t("ship.merge_action"), elem_id="merge")
-            p.merge_stop = gr.Button(t("ship.cancel"), visible=False, variant="stop", elem_id="merge-stop")
+        with gr.Column(elem_classes="lu-plain", min_width=280):
+            with gr.Column(elem_classes="card"):
+                html(f"<h2>{esc(t('ship.download'))}</h2>")
+                p.download_says = html()
+                p.inside = html()
+                p.download_problem = html(visible=False)
+                p.download = gr.Button(t("ship.download_action"), variant="primary", elem_id="download")
+            with gr.Column(elem_classes="card"):
+                html(f"<h2>{esc(t('ship.merge'))}</h2>")
+                p.merge_says, p.merge_news = html(), html()
+                p.merge_problem = html(visible=False)
+                p.merge = gr.Button(t("ship.merge_action"), elem_id="merge")
+                p.merge_stop = gr.Button(t("ship.cancel"), visible=False, variant="stop", elem_id="merge-stop")
         with gr.Column(elem_classes="card", min_width=280):
             _draw_publish(t, p)
     html(f"<h2>{esc(t('ship.use'))}</h2>")
@@ -70,6 +71,7 @@ def _draw_publish(t: Words, p: SimpleNamespace) -> None:
     p.publish_says = html()
     p.repo = gr.Textbox(label=t("ship.repo"), info=t("ship.repo_hint"), max_length=200, elem_id="repo")
     p.who = gr.Radio([(t("ship.private"), "private"), (t("ship.public"), "public")], value="private", label=t("ship.who"), elem_id="who")
+    p.seen_by = html(_seen_by(t, "private"))
     p.what = gr.Radio([(t("ship.adapter"), "adapter"), (t("ship.merged"), "merged")], value="adapter", label=t("ship.what"), elem_id="what")
     p.goes_up = html()
     p.token = gr.Textbox(label=t("ship.token"), info=t("ship.token_hint"), type="password", max_length=400, elem_id="token")
@@ -77,6 +79,10 @@ def _draw_publish(t: Words, p: SimpleNamespace) -> None:
     p.publish_problem = html(visible=False)
     p.publish = gr.Button(t("ship.publish_action"), elem_id="publish")
     p.publish_stop = gr.Button(t("ship.cancel"), visible=False, variant="stop", elem_id="publish-stop")
+
+
+def _seen_by(t: Words, who: str) -> str:
+    return f'<p class="muted">{esc(t(f"ship.seen_by.{who}"))}</p>'
 
 
 def choices(home: Home) -> list[tuple[str, str]]:
@@ -197,6 +203,7 @@ class Shipping:
         page.on(p.what.input, self.read, now, self.news, clears=False)
         browser.saves(page, p.download, lambda run_id: runs.adapter_zip(self.home, run_id), p.run, at=p.download_problem)
         page.on(p.download.click, self.downloaded, [p.run, page.memory], [p.download, p.publish, page.memory], at=p.download_problem, clears=False)
+        page.on(p.who.input, lambda who: _seen_by(self.t, who), p.who, p.seen_by, clears=False)
         page.on(p.merge.click, self.merge, now, self.news, at=p.merge_problem)
         page.on(p.merge_stop.click, self.stop("merge"), now, self.news, at=p.merge_problem)
         sent = page.on(p.publish.click, self.publish, [p.token, p.repo, p.who, *now], self.news, at=p.publish_problem)

@@ -92,9 +92,9 @@ def _standing(t: Words, job: Standing) -> str:
 
 
 def publish_says(t: Words, licence: str | None) -> str:
-    """Who will see it, and which licence follows."""
+    """What publishing is, and which licence follows."""
     follows = t("ship.licence", licence=licence) if licence else t("ship.licence_unknown")
-    return f'<p>{esc(t("ship.publish_says"))} <span class="muted">{esc(follows)}</span></p>'
+    return f'<p>{esc(t("ship.publish_says"))} {esc(follows)}</p>'
 
 
 def goes_up(t: Words, run: Run, what: str) -> str:

@@ -83,7 +83,9 @@ class Parts:
         with gr.Accordion(t("train.why"), open=False):
             self.why = html()
         with gr.Accordion(t("train.command"), open=False):
-            self.command = gr.Code(label=t("train.command_box"), language="shell", interactive=False, buttons=["copy"], wrap_lines=True)
+            self.command = gr.Code(
+                label=t("train.command_box"), language="shell", interactive=False, buttons=["copy"], wrap_lines=True, lines=3, max_lines=12
+            )
         with gr.Accordion(t("train.save_preset"), open=False), gr.Row(elem_classes="lu-line"):
             self.preset_title = gr.Textbox(label=t("train.save_preset_name"), max_lines=1, scale=3)
             self.save = gr.Button(t("train.save_preset_go"), scale=0, min_width=120)
@@ -308,7 +310,8 @@ def _wire_edits(page: Page, p: Parts) -> None:
 
 def _follow(t: Words, p: Parts, home: Home, now: Draft, name: str, token: str, waiting: str | None) -> dict[Any, Any]:
     """Everything that follows an edit: the sentences, the count of changes, the command, and the token count where it is missing."""
-    changed = sum(len(values) for values in now.changes.values()) - ("base_model" in now.changes.get("model", {}))
+    keys = {f"{group}.{field}" for group, values in now.changes.items() for field in values}
+    changed = len(keys - {*form.PLAIN, *form.ELSEWHERE})
     shown = {
         p.changed: plan_card.changed(t, now.changes),
         p.expert: gr.update(label=t("train.expert", n=changed)),
@@ -359,7 +362,7 @@ def _wire_start(page: Page, p: Parts) -> None:
     def go(remembered: dict[str, Any], key: str, preset: str, model: str, name: str, token: str, *values: Any) -> tuple[Any, ...]:
         now = _now(home, p, remembered, preset, model, values)
         job = runs.start(home, now.raw, key, name=name.strip(), preset=preset, token=token or None)
-        return {**remembered, "run": job.id}, secrets.token_hex(8), f"/runs?run={job.id}"
+        return {**remembered, "run": job.id, "name": ""}, secrets.token_hex(8), f"/runs?run={job.id}"
 
     p.start.click(
         lambda: gr.update(value=t("train.starting")), None, p.start, queue=False, show_progress="hidden", api_visibility="private"

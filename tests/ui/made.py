@@ -20,7 +20,15 @@ def submit(home: Home, name: str = "", rows: int = 199, **training: Any) -> Job:
     params = {
         "settings": chosen.model_dump(),
         "header": {"title": name, "from": "cpu", "data": "cooking.jsonl", "digest": "0" * 16, "revision": None},
-        "prepare": {"digest": "0" * 16, "base_model": "starter", "revision": None, "max_length": 512, "held_out_rows": 20, "split_seed": 42, "system_prompt": ""},
+        "prepare": {
+            "digest": "0" * 16,
+            "base_model": "starter",
+            "revision": None,
+            "max_length": 512,
+            "held_out_rows": 20,
+            "split_seed": 42,
+            "system_prompt": "",
+        },
         "licence": "apache-2.0",
         "preset": "cpu",
         "data": {"name": "cooking.jsonl", "rows": rows, "train_rows": rows - 20, "held_out_rows": 20},
@@ -37,7 +45,12 @@ def points(home: Home, id: str, upto: int, start: float = 2.4, best: float = 1.2
         if step % 10 == 0:
             metrics.append(path, {"step": step, "time": time.time(), "eval_loss": loss - 0.02})
         if step:
-            row = {"loss": loss, "learning_rate": 2e-4 * (1 - step / STEPS), "grad_norm": 1.5 + math.sin(step), "tokens_per_second": 118 + step % 5}
+            row = {
+                "loss": loss,
+                "learning_rate": 2e-4 * (1 - step / STEPS),
+                "grad_norm": 1.5 + math.sin(step),
+                "tokens_per_second": 118 + step % 5,
+            }
             metrics.append(path, {"step": step, "time": time.time(), **row})
 
 
@@ -60,7 +73,9 @@ def running(home: Home, name: str = "", step: int = 43) -> str:
 
 def beat(home: Home, id: str, step: int) -> None:
     timed = {"import": 6.1, "prepare": 1.2, "load": 2.3, "first_step": 9.0, "train": 7.2 * step}
-    write_json(home.run(id) / "heartbeat", {"time": time.time(), "phase": "train", "phases": timed, "done": step, "total": STEPS, "unit": "steps"})
+    write_json(
+        home.run(id) / "heartbeat", {"time": time.time(), "phase": "train", "phases": timed, "done": step, "total": STEPS, "unit": "steps"}
+    )
 
 
 def ended(home: Home, state: str, name: str = "", step: int = STEPS, best: float = 1.2, error: errors.LoraUIError | None = None) -> str:
@@ -94,7 +109,9 @@ def every_state(home: Home) -> dict[str, str]:
         "worse": ended(home, "finished", "tidy-newt", best=2.9),
         "failed": ended(home, "failed", HOSTILE, step=8, error=errors.OutOfMemory(device="the GPU", step=8, detail="CUDA out of memory.")),
         "stopped": ended(home, "stopped", "calm-owl", step=40),
-        "interrupted": ended(home, "interrupted", "swift-hare", step=40, error=errors.WorkerDied(how="signal 9", detail="It wrote nothing to its log.")),
+        "interrupted": ended(
+            home, "interrupted", "swift-hare", step=40, error=errors.WorkerDied(how="signal 9", detail="It wrote nothing to its log.")
+        ),
         "running": running(home, "quiet-otter"),
     }
     return {**made, "queued": submit(home, "rust-wren").id, "second": submit(home, "noble-ibis").id}

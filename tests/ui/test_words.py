@@ -20,7 +20,7 @@ from lora_ui.ui.words import TABLE, Words, table
 PACKAGE = Path(lora_ui.__file__).parent
 SHOWN = {"label", "value", "placeholder", "info", "title", "choices"}
 """Arguments of components whose text a person reads."""
-VALUES = ("chat", "both")
+VALUES = ("chat", "both", "private", "adapter")
 """Of radios: what the program calls a choice; its label is a word."""
 MADE_BY_HAND = {"Button", "Textbox", "Markdown", "Dropdown", "Radio", "Checkbox", "Number", "Slider", "File", "Upload", "Accordion", "Code", "Info",
                 "Chatbot", "DownloadButton", "LinePlot", "BarPlot", "Warning", "Tab", "CheckboxGroup", "update", "Dataframe"}  # fmt: skip

@@ -12,7 +12,7 @@ How a page module is written (`data.py`, `train.py`, `runs.py`, `chat.py`, `ship
   Classes in `page.css`: card, row, pill (+ state name: running…), muted, key, num, learned, progress, button / button primary (links), panel.
 - Memory: `page.memory` is a `gr.BrowserState` dict shared by all pages (`source`, `mapping`, `preset`, `settings`, `run`; never a token):
   take it as an input, return `{**memory, "run": id}` as an output. The address wins: `run_of(request, memory)`.
-- Moving on: `go(page, "/runs", js)`: or simply output into nothing with `js="() => {location.href = '/runs'}"`.
+- Moving on: `browser.goes()`. Addresses in links are the English ones (`/runs?run=`): the door sends a Chinese reader on to `/zh-runs?run=`.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def number(value: float) -> str:
 
 def size(count: float) -> str:
     """Bytes for people: 19 MB."""
-    for unit in ("B", "KB", "MB", "GB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, {"B": "KB", "KB": "MB", "MB": "GB", "GB": "TB"}[unit]
-    return f"{count:.1f} {unit}" if count < 10 and unit not in ("B", "KB") else f"{count:.0f} {unit}"
+    units = ["B", "KB", "MB", "GB", "TB"]
+    while count >= 1000 and len(units) > 1:
+        count /= 1000
+        units.pop(0)
+    return f"{count:.1f} {units[0]}" if count < 10 and units[0] not in ("B", "KB") else f"{count:.0f} {units[0]}"
 
 
 def duration(t: Words, seconds: float) -> str:

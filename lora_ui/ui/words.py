@@ -64,7 +64,17 @@ class Words:
         if known is None:
             return {part: error[part] for part in ("message", "cause", "fix")}
         values = {name: self._value(value) for name, value in error["values"].items()}
+        if error["kind"] == "BrokenRows":
+            values["problems"] = self._lines(error["values"])
         return {part: text.format(**values) for part, text in zip(("message", "cause", "fix"), known)}
+
+    def _lines(self, values: dict[str, Any]) -> str:
+        """The quoted lines of BrokenRows, each with its reason: `lines` and `why` say what `problems` says in English."""
+        said = []
+        for english, line, why in zip(values["problems"].split("\n"), values["lines"], values["why"]):
+            quoted = english.removeprefix(f"Line {line}: {why['text']}: ")
+            said.append(self._fill("Line {line}: {why}: {quoted}", {"line": line, "why": why, "quoted": quoted}))
+        return "\n".join(said)
 
     def _fill(self, template: str, values: dict[str, Any]) -> str:
         return table()["sentences"].get(template, template).format(**{k: self._value(v) for k, v in values.items()})

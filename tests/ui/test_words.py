@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 import string
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 import yaml
 
 import lora_ui
-from lora_ui import errors, presets, settings
+from lora_ui import data, errors, presets, settings
 from lora_ui.errors import Say
 from lora_ui.home import Home
 from lora_ui.ui.words import TABLE, Words, table
@@ -156,6 +157,17 @@ def test_values_that_are_sentences_are_translated_too() -> None:
     assert Words("en").error(error)["cause"] == "unknown until the first steps"
     assert Words("zh").say(inner) != str(inner)
     assert Words("zh").error(error.as_dict())["cause"] == Words("zh").say(inner)
+
+
+def test_broken_lines_are_explained_in_chinese(tmp_path: Path) -> None:
+    file = tmp_path / "x.jsonl"
+    file.write_text('{"question": "a", "answer": "b"}\n' * 6 + '{"question": "a" "answer": "b"}\n')
+    with pytest.raises(errors.BrokenRows) as refused:
+        data.load(Home.open(tmp_path / "home"), file)
+    said = Words("zh").error(json.loads(json.dumps(refused.value.as_dict())))["message"]
+    assert said.startswith("x.jsonl 的 7 行里有 1 行读不了")
+    assert "第 7 行：第 18 个字符处缺少逗号" in said
+    assert said.endswith('{"question": "a" "answer": "b"}')
 
 
 def test_an_unknown_template_stays_english() -> None:

@@ -82,7 +82,7 @@ def build(page: Page) -> None:
 
     outputs = [overview, cards, live, waiting, trash, new, foot, notice, undo, seen, beat]
     page.on(page.demo.load, opened, seen, outputs)
-    page.on(beat.tick, listing, seen, outputs, clears=False, queue=False)
+    page.on(beat.tick, listing, seen, outputs, clears=False)  # queued: only then does Gradio tell `draw` that the line changed
     page.on(undo.click, take_back, None, browser.goes())
 
 
@@ -128,11 +128,11 @@ def _queue(page: Page, waiting: gr.State) -> None:
         if line:
             html(f"<h2>{esc(t('runs.waiting'))}</h2>")
         for id, name, place in sorted(line, key=lambda entry: entry[2]):
-            with gr.Row(elem_classes="lu-run-line", key=f"line-{id}"):
+            with gr.Row(elem_classes="lu-run-line"):
                 html(f'<p><b>{esc(name)}</b> <span class="muted">{esc(run_cards.in_line(t, {"queue_position": place}))}</span></p>')
                 if place > 1:
-                    _act(page, gr.Button(t("runs.run_next"), size="sm", key=f"next-{id}"), runs.run_next, id)
-                _act(page, gr.Button(t("runs.cancel"), size="sm", key=f"cancel-{id}"), runs.stop, id)
+                    _act(page, gr.Button(t("runs.run_next"), size="sm"), runs.run_next, id)
+                _act(page, gr.Button(t("runs.cancel"), size="sm"), runs.stop, id)
 
 
 def _trash(page: Page, trash: gr.State) -> None:

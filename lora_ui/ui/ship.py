@@ -21,6 +21,10 @@ from lora_ui.ui import browser, ship_cards
 from lora_ui.ui.shell import Page, esc, html, run_of
 from lora_ui.ui.words import Words
 
+WHO = ("private", "public")
+WHAT = ("adapter", "merged")
+"""The first of each is what happens unless one asks otherwise."""
+
 Run = dict[str, Any]
 
 
@@ -70,9 +74,9 @@ def _draw_publish(t: Words, p: SimpleNamespace) -> None:
     html(f"<h2>{esc(t('ship.publish'))}</h2>")
     p.publish_says = html()
     p.repo = gr.Textbox(label=t("ship.repo"), info=t("ship.repo_hint"), max_length=200, elem_id="repo")
-    p.who = gr.Radio([(t("ship.private"), "private"), (t("ship.public"), "public")], value="private", label=t("ship.who"), elem_id="who")
-    p.seen_by = html(_seen_by(t, "private"))
-    p.what = gr.Radio([(t("ship.adapter"), "adapter"), (t("ship.merged"), "merged")], value="adapter", label=t("ship.what"), elem_id="what")
+    p.who = gr.Radio([(t(f"ship.{who}"), who) for who in WHO], value=WHO[0], label=t("ship.who"), elem_id="who")
+    p.seen_by = html(_seen_by(t, WHO[0]))
+    p.what = gr.Radio([(t(f"ship.{what}"), what) for what in WHAT], value=WHAT[0], label=t("ship.what"), elem_id="what")
     p.goes_up = html()
     p.token = gr.Textbox(label=t("ship.token"), info=t("ship.token_hint"), type="password", max_length=400, elem_id="token")
     p.publish_news = html()

@@ -205,14 +205,14 @@ def test_delete_goes_to_the_trash_and_back(home, app_of, visit):
     page.locator("#delete").click()
     expect(page.locator("body")).to_contain_text(t("runs.delete_ask", name="calm-owl"))
     page.locator("#to-trash").click()
-    page.wait_for_url("**/runs?moved=*")
+    page.wait_for_url("**/*runs?moved=*")
     expect(page.locator(".note")).to_have_text(t("runs.moved", name="calm-owl"))
     assert runs.list_runs(home) == [] and runs.show(home, id)["adapter_path"]
     page.goto(f"{served.url}/runs?trash")
     expect(page.get_by_role("button", name=t("runs.restore"))).to_be_visible()
     page.goto(f"{served.url}/runs?moved={id}")
     page.locator("#undo").click()
-    page.wait_for_url(f"**/runs?run={id}")
+    page.wait_for_url(f"**/*runs?run={id}")
     assert [entry["id"] for entry in runs.list_runs(home)] == [id]
     assert not page.evaluate("document.documentElement.scrollWidth > innerWidth")
 

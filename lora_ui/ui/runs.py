@@ -123,7 +123,7 @@ def _queue(page: Page, waiting: gr.State) -> None:
     """Real buttons for the runs in line; drawn anew only when the line changes."""
     t = page.t
 
-    @gr.render(inputs=waiting)
+    @gr.render(inputs=waiting, show_progress="hidden")
     def draw(line: list[tuple[str, str, int]]) -> None:
         if line:
             html(f"<h2>{esc(t('runs.waiting'))}</h2>")
@@ -139,7 +139,7 @@ def _trash(page: Page, trash: gr.State) -> None:
     t = page.t
     reload = browser.goes()
 
-    @gr.render(inputs=trash)
+    @gr.render(inputs=trash, show_progress="hidden")
     def draw(gone: list[tuple[str, str]]) -> None:
         for id, name in gone:
             with gr.Row(elem_classes="lu-run-line"):

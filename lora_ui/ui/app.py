@@ -21,14 +21,21 @@ def blocks(home: Home) -> gr.Blocks:
     """Every page once per language; `door` chooses, by its address."""
     demo = gr.Blocks(title="LoRA UI", analytics_enabled=False, delete_cache=(3600, 86400))
     demo.queue(default_concurrency_limit=16)
-    for language in LANGUAGES:
-        t = Words(language)
-        for name, module in MODULES.items():
-            route = (door.CHINESE[shell.ADDRESSES[name]] if language == "zh" else shell.ADDRESSES[name]).strip("/")
-            with demo.route(t(f"{name}.name"), route, show_in_navbar=False) if route else demo:
-                page = shell.top(demo, home, t, name)
-                module.build(page)
+    with demo:
+        for language in LANGUAGES:
+            t = Words(language)
+            for name, module in MODULES.items():
+                address = door.CHINESE[shell.ADDRESSES[name]] if language == "zh" else shell.ADDRESSES[name]
+                _route(demo, t(f"{name}.name"), address.strip("/"))
+                module.build(shell.top(demo, home, t, name))
     return demo
+
+
+def _route(demo: gr.Blocks, name: str, path: str) -> None:
+    """What `Blocks.route` does, without leaving the context: each leaving builds the whole app anew, three seconds for ten pages."""
+    if path:
+        demo.pages.append((path, name, False))
+        demo.current_page = path
 
 
 def locked() -> gr.Blocks:

@@ -69,7 +69,9 @@ def _draw(page: Page) -> SimpleNamespace:
     with gr.Accordion(t("runs.fold.numbers"), open=False, elem_id="fold-numbers") as p.numbers_fold:
         p.numbers = gr.Dataframe(interactive=False, max_height=320, show_label=False, wrap=True)
     with gr.Accordion(t("runs.fold.log"), open=False, elem_id="fold-log") as p.log_fold:
-        p.log = gr.Textbox(label=t("runs.log_label"), lines=16, max_lines=16, interactive=False, buttons=["copy"], elem_id="log", elem_classes="lu-log")
+        p.log = gr.Textbox(
+            label=t("runs.log_label"), lines=16, max_lines=16, interactive=False, buttons=["copy"], elem_id="log", elem_classes="lu-log"
+        )
         p.log_download = gr.Button(t("runs.log_download"), size="sm", elem_id="download-log")
     with gr.Accordion(t("runs.fold.settings"), open=False, elem_id="fold-settings"):
         html(f"<h3>{esc(t('runs.decided'))}</h3>")
@@ -110,13 +112,20 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
     t, home = page.t, page.home
     p.beat = gr.Timer(2, active=False)
     p.seen = gr.State({})
-    texts = {name: getattr(p, name) for name in ("head", "facts", "bar", "phases", "truth", "trouble", "onward", "news", "decisions", "settings")}
+    texts = {
+        name: getattr(p, name) for name in ("head", "facts", "bar", "phases", "truth", "trouble", "onward", "news", "decisions", "settings")
+    }
     switches = {name: getattr(p, name) for name in ("go_on", "fix", "stop", "stop_hint", "delete", "delete_hint")}
     outputs = [*texts.values(), *switches.values(), p.legend, p.plot, *p.side.values(), p.beat, p.seen]
 
     def read(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
         run = runs.show(home, id_of(request))
-        now = {**_texts(t, run), **_switches(t, run), "curves": _curves_mark(run, every_step), "ticking": run["state"] not in run_cards.ENDED}
+        now: dict[str, Any] = {
+            **_texts(t, run),
+            **_switches(t, run),
+            "curves": _curves_mark(run, every_step),
+            "ticking": run["state"] not in run_cards.ENDED,
+        }
         fresh = {name: value for name, value in now.items() if seen.get(name) != value}
         changed: dict[Any, Any] = {texts[name]: value for name, value in fresh.items() if name in texts}
         changed |= {texts[name]: gr.update(value=fresh[name], visible=bool(fresh[name])) for name in ("trouble", "onward") if name in fresh}
@@ -315,7 +324,11 @@ def _draft(home: Home, memory: dict[str, Any], run: Run, chosen: dict[str, Any])
     except errors.UnknownPreset:
         usual = {}
     changes = {
-        group: {name: value for name, value in of_group.items() if usual.get(group, {}).get(name, of_group) != value and name not in ("source", "mapping")}
+        group: {
+            name: value
+            for name, value in of_group.items()
+            if usual.get(group, {}).get(name, of_group) != value and name not in ("source", "mapping")
+        }
         for group, of_group in chosen.items()
     }
     data = {"source": chosen["data"]["source"], "mapping": chosen["data"]["mapping"]}

@@ -121,7 +121,11 @@ def _colours() -> dict[str, str]:
         border_color_accent_subdued="line",
         error_border_color="failed",
     )
-    marks = _pairs(
+    return {**surfaces, **words, **lines, **_buttons(), "color_accent": "var(--lu-accent)"}
+
+
+def _buttons() -> dict[str, str]:
+    return _pairs(
         slider_color="accent",
         loader_color="accent",
         color_accent_soft="running-fill",
@@ -145,7 +149,6 @@ def _colours() -> dict[str, str]:
         button_cancel_text_color="failed",
         button_cancel_text_color_hover="failed",
     )
-    return {**surfaces, **words, **lines, **marks, "color_accent": "var(--lu-accent)"}
 
 
 def _sizes() -> dict[str, str]:

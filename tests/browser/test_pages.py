@@ -1,5 +1,6 @@
 """Every page from an empty home: the two-click way in, languages, themes, widths, reload, restart, ticks."""
 
+import json
 import re
 
 import pytest
@@ -164,3 +165,25 @@ def test_ticks_leave_folds_focus_and_scroll_alone_and_a_killed_page_costs_nothin
     expect(page.locator("#continue")).to_be_visible(timeout=120_000)
     shown = runs.show(app.home, id)
     assert shown["state"] == "stopped" and shown["adapter_path"] and shown["step"] > step
+
+
+def test_gpt2_says_its_published_count_from_its_config_alone(app, shared_hub, visit):
+    config = {"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257}
+    files = {"config.json": json.dumps({**config, "n_positions": 1024}).encode(), "model.safetensors": b"", "tokenizer.json": b"{}"}
+    shared_hub.add_model("openai-community/gpt2", files)
+    page, t = visit()
+    page.goto(app.url)
+    page.locator("#example").click()
+    page.locator("#use-data").click()
+    page.wait_for_url(re.compile("train"))
+    expect(page.locator("#start")).to_be_enabled()
+    page.locator("#base-model input").fill("openai-community/gpt2")
+    page.locator("#base-model input").press("Enter")
+    page.get_by_text(t("train.expert", n=0), exact=True).click()
+    for name, value in (("r", "8"), ("target_modules", "c_attn")):
+        box = page.locator(f"#set-adapter-{name}").locator("input, textarea").first
+        box.fill(value)
+        box.press("Tab")
+    expect(page.locator("#plan")).to_contain_text("294,912")
+    expect(page.locator("#plan")).to_contain_text("124,734,720")
+    expect(page.locator("#plan")).to_contain_text("0.2364")

@@ -1,0 +1,128 @@
+"""The Chat page: two answers at once, other people's text letter by letter, stop, retry, edit, and what survives a reload."""
+
+import json
+import threading
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_ui import errors, runs
+from lora_ui.ui import answering, chat, conversation
+from tests.ui import made
+
+SPEAKERS = {"base": "base", "yours": "run-1"}
+
+
+def turn(ask="Why?", **answers):
+    return {"ask": ask, "answers": {pane: {"text": text, "speed": 12.3, "tokens": 3, "model": SPEAKERS[pane], "state": "done"} for pane, text in answers.items()}}
+
+
+def test_other_peoples_text_is_only_ever_text(t):
+    hostile = made.HOSTILE + "<img src=x onerror=alert(2)> &lt;i&gt;\n  two  spaces"
+    titles = {"base": made.HOSTILE, "run-1": made.HOSTILE}
+    drawn = conversation.draw(t, [{**turn(hostile, base=hostile, yours=hostile), "wanted": hostile}], SPEAKERS, titles, "", hostile)
+    assert "<b>$" not in drawn and "<img" not in drawn
+    assert drawn.count("&amp;lt;i&amp;gt;\n  two  spaces") == 4
+
+
+def test_a_heading_names_the_model_that_the_worker_says_has_answered(t):
+    swapped = turn(base="x", yours="y")
+    swapped["answers"]["yours"]["model"] = "base"
+    drawn = conversation.draw(t, [swapped], SPEAKERS, {"base": "The base", "run-1": "The run"}, "")
+    assert drawn.count('<h3 class="answer-title">The base') == 2
+
+
+def test_each_model_reads_its_own_answers():
+    turns = [turn("one", base="b1", yours="y1"), turn("two", base="b2"), {"ask": "three", "answers": {}}]
+    read = {pane: [m["content"] for m in conversation.messages(turns, pane, "Be kind.")] for pane in SPEAKERS}
+    assert read == {"base": ["Be kind.", "one", "b1", "two", "b2", "three"], "yours": ["Be kind.", "one", "y1", "three"]}
+    assert conversation.messages([{"ask": "a", "answers": {}}], "base", " ")[0]["role"] == "user"
+
+
+def test_two_streams_come_as_one_and_both_end_when_it_is_stopped():
+    gate, closed, stopping = threading.Event(), [], threading.Event()
+
+    def speak(name, endless):
+        try:
+            yield {"text": name}
+            while endless:
+                gate.wait(0.001)
+                yield {"text": "."}
+        finally:
+            closed.append(name)
+
+    found = [news for news in conversation.merged({"a": speak("a", False), "b": speak("b", False)}, stopping) if news]
+    assert sorted(found, key=str) == [("a", {"text": "a"}), ("b", {"text": "b"})] and sorted(closed) == ["a", "b"]
+    for _ in conversation.merged({"a": speak("a", True), "b": speak("b", True)}, stopping):
+        stopping.set()
+    for thread in threading.enumerate():
+        if thread.name.startswith("answer-"):
+            thread.join(5)
+    assert sorted(closed) == ["a", "a", "b", "b"]
+
+
+def test_a_stream_that_fails_says_so():
+    def broken():
+        yield {"text": "so far"}
+        raise errors.ChatUnavailable(detail="it died")
+
+    with pytest.raises(errors.ChatUnavailable):
+        list(conversation.merged({"a": broken()}, threading.Event()))
+
+
+def test_only_runs_with_an_adapter_can_be_talked_with(home, t):
+    ids = made.every_state(home)
+    assert {id for _, id in chat.choices(home, t)} == {ids["finished"], ids["worse"], ids["stopped"], "starter"}
+    assert answering.speakers("starter", "both") == {"base": "base"}
+    assert answering.speakers("run-1", "yours") == {"yours": "run-1"}
+
+
+@pytest.mark.browser
+@pytest.mark.train
+def test_asking_stopping_editing_and_coming_back(home, tiny, until, app_of, visit):
+    job = runs.start(home, tiny(), None, name=made.HOSTILE)
+    until(job.id)
+    served = app_of(home)
+    page, t = visit()
+    page.goto(f"{served.url}/chat?run={job.id}")
+    expect(page.locator(".pane-title").nth(1)).to_have_text(t("chat.yours_title", name=made.HOSTILE))
+    held_out = chat.held_out_questions(home, runs.show(home, job.id))
+    assert len(held_out) == 3
+    learned = (home.dataset(runs.show(home, job.id)["prepare"]["digest"]) / "prepared").rglob("train.parquet")
+    assert next(learned, None) is not None
+    expect(page.locator("#chip-0")).to_contain_text(held_out[0]["ask"])
+    page.locator("#chip-0").click()
+    expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
+    expect(page.locator("#panes footer").get_by_text("tokens/s")).to_have_count(2)
+    expect(page.locator(".wanted")).to_contain_text(held_out[0]["wanted"])
+
+    page.locator("#ask textarea").fill(made.HOSTILE)
+    page.locator("#ask textarea").press("Enter")
+    expect(page.locator(".ask .text").nth(1)).to_have_text(made.HOSTILE)
+    expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
+    stored = page.evaluate("localStorage['lora-ui-chats']")
+    page.locator("#ask textarea").fill("half a que")
+    page.wait_for_function("before => localStorage['lora-ui-chats'] !== before", arg=stored)
+    said = page.locator(".conversation").inner_text()
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(2)
+    assert page.locator(".conversation").inner_text() == said
+    expect(page.locator("#ask textarea")).to_have_value("half a que")
+    page.locator("[data-act=edit]").first.click()
+    expect(page.locator("#ask textarea")).to_have_value(held_out[0]["ask"])
+    page.locator("#ask textarea").fill("Another?")
+    page.locator("#ask textarea").press("Enter")
+    expect(page.locator(".turn")).to_have_count(1)
+    expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
+    assert json.dumps(made.HOSTILE) not in page.content()
+
+
+@pytest.mark.browser
+def test_with_nothing_trained_there_is_one_sentence_and_one_button(home, app_of, visit):
+    served = app_of(home)
+    page, t = visit(width=390, height=844, language="zh")
+    page.goto(f"{served.url}/chat")
+    expect(page.locator(".empty")).to_contain_text(t("chat.nothing"))
+    page.get_by_role("link", name=t("chat.nothing_action")).click()
+    expect(page.locator(".pane-heads, .conversation").first).to_be_attached()
+    expect(page.locator("#ask textarea")).to_be_visible()

@@ -22,7 +22,7 @@ __all__ = ["CONVERSATIONS", "SUFFIXES", "Raw", "read", "sample", "stream"]
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx", ".txt", ".md", ".markdown")
 _PROSE = (".txt", ".md", ".markdown")
 _STARTS = {".parquet": b"PAR1", ".xlsx": b"PK\x03\x04"}
-_SAMPLE, _SAMPLE_CHARACTERS = 200, 2**22
+_FIRST, _SAMPLE, _SAMPLE_CHARACTERS = 5, 200, 2**22
 
 
 def stream(files: list[tuple[str, Path]], raw: Raw) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -80,7 +80,7 @@ def whole(files: list[tuple[str, Path]]) -> Raw:
     """All columns of all rows, of which the first and those that bring a new column are kept. Raises as `stream`."""
     raw, before = Raw(), 0
     for number, row in stream(files, raw):
-        if len(raw.seen) > before and len(raw.rows) < _SAMPLE:
+        if len(raw.rows) < (_SAMPLE if len(raw.seen) > before else _FIRST):
             raw.rows.append((number, row))
         before = len(raw.seen)
     return raw

@@ -8,7 +8,7 @@ import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 from xml.etree.ElementTree import ParseError
 
 import openpyxl
@@ -197,7 +197,7 @@ def parquet(name: str, path: Path) -> Rows:
             if (size := sum(group.total_byte_size for group in groups)) > TABLE_LIMIT:
                 raise errors.UploadTooLarge(name=name, size=f"{size / 2**30:.0f} GiB unpacked", limit=f"{TABLE_LIMIT / 2**30:.0f} GiB")
             for i, group in enumerate(groups):
-                for batch in file.iter_batches(_batch_size(group), [i]):
+                for batch in file.iter_batches(_batch_size(path, group), [i]):
                     if batch.nbytes > ROW_LIMIT:
                         _rows_fit(name, batch, number)
                     for row in batch.to_pylist():
@@ -220,10 +220,29 @@ def _header_fits(name: str, path: Path) -> None:
         raise errors.TooManyColumns(name=name, limit=f"{COLUMN_LIMIT:,}")
 
 
-def _batch_size(group: Any) -> int:
-    """Rows to unpack at once. No value is longer than its column's bytes, but a dictionary may hold it once for all rows."""
-    longest = max((group.column(i).total_uncompressed_size for i in range(group.num_columns)), default=1)
-    return max(1, min(_BATCH, _BATCH_BYTES // max(1, longest)))
+def _batch_size(path: Path, group: Any) -> int:
+    """Rows to unpack at once: few where they are long, or where a dictionary holds a long value once for all of them."""
+    columns = [group.column(i) for i in range(group.num_columns)]
+    average = sum(column.total_uncompressed_size for column in columns) // max(1, group.num_rows)
+    with path.open("rb") as file:
+        longest = sum(_dictionary_size(file, column) for column in columns)
+    return max(1, min(_BATCH, _BATCH_BYTES // max(1, average, longest)))
+
+
+def _dictionary_size(file: BinaryIO, column: Any) -> int:
+    """Bytes of a column's dictionary once unpacked, by the head of its page (Thrift: its kind, then its size); 0 without one."""
+    if not any("DICTIONARY" in encoding for encoding in column.encodings):
+        return 0
+    file.seek(column.dictionary_page_offset or column.data_page_offset)
+    head = file.read(16)
+    if head[:3] != b"\x15\x04\x15":
+        return int(column.total_uncompressed_size)
+    size = 0
+    for place, byte in enumerate(head[3:]):
+        size |= (byte & 127) << 7 * place
+        if byte < 128:
+            break
+    return size >> 1
 
 
 def _rows_fit(name: str, batch: Any, before: int) -> None:

@@ -28,7 +28,12 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset's name.")]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="A recipe: YAML with the groups of settings.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="group.field=value; may be given several times.")]
-MapOption = Annotated[list[str] | None, typer.Option("--map", help="role=column, such as user=question; may be given several times.")]
+MapOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map", help="role=column, such as user=question, or a template such as user={title}: {body}; may be given several times."
+    ),
+]
 KeyOption = Annotated[str | None, typer.Option("--key", help="The same key gives the same job, however often it is asked for.")]
 ModelOption = Annotated[str | None, typer.Option("--base-model", help="A Hub id, a local folder, a .gguf file, or starter.")]
 
@@ -73,18 +78,23 @@ def _one_of(preset: str | None, file: Path | None) -> None:
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="A file, a folder, or a dataset id on the Hub.")],
+    data: Annotated[
+        str, typer.Argument(help="A file, a folder, or owner/name[@revision][:config/split] on the Hub; several on lines of their own.")
+    ],
     base_model: ModelOption = None,
     preset: PresetOption = None,
     settings_file: SettingsOption = None,
     assignments: SetOption = None,
     mapping: MapOption = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Save the report there: .html or .json.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the data and say what would be learned from it. Exit 1 if it cannot be trained on."""
     _one_of(preset, settings_file)
-    with terminal.explained(as_json):
+    if report_file and (report_file.suffix.lower() not in (".html", ".json") or not report_file.absolute().parent.is_dir()):
+        raise typer.BadParameter("--report takes a file that ends in .html or .json, in a folder that is there")
+    with terminal.explained(as_json), terminal.saved(report_file, data) as saved:
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         chosen = settings.parse(raw)
@@ -98,6 +108,7 @@ def check(
                 "tokens": summary["tokens"],
                 "findings": [*report["findings"], *summary["findings"]],
             }
+        saved.update(report)
         if as_json:
             terminal.print_json(report)
         else:

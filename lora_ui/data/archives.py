@@ -118,6 +118,6 @@ def _members(name: str, archive: zipfile.ZipFile, allowance: _Allowance) -> Iter
 
 def _is_rows(member: zipfile.ZipInfo) -> bool:
     link = stat.S_ISLNK(member.external_attr >> 16)
-    return not member.is_dir() and not link and member.filename.lower().endswith((*SUFFIXES, ".gz")) and not NOT_ROWS.search(member.filename)
-
-
+    return (
+        not member.is_dir() and not link and member.filename.lower().endswith((*SUFFIXES, ".gz")) and not NOT_ROWS.search(member.filename)
+    )

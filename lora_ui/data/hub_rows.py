@@ -23,7 +23,9 @@ from lora_ui.errors import Say
 
 _ID = r"[A-Za-z0-9][\w.-]*/[\w.-]+"
 _SOURCE = re.compile(rf"(?P<id>{_ID})(?:@(?P<revision>[^\s:@]+))?(?::(?P<config>[^\s:/]*)(?:/(?P<split>[^\s:/]+))?)?")
-_ADDRESS = re.compile(r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)?datasets/(?P<id>[^/?#\s@:]+/[^/?#\s@:]+)(?P<rest>[^\s]*)")
+_ADDRESS = re.compile(
+    r"(?:(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://)?datasets/(?P<id>[^/?#\s@:]+/[^/?#\s@:]+)(?P<rest>[^\s]*)"
+)
 _OTHER_SPLIT = re.compile(r"(^|[/_.-])(test|validation|valid|val|dev|eval)([/_.-]|$)", re.IGNORECASE)
 _SPLITS = {"validation": "validation|valid|val|dev|eval", "valid": "validation|valid|val|dev", "val": "validation|valid|val|dev"}
 _CONVERTED = "refs/convert/parquet"

@@ -22,8 +22,9 @@ _DECODER = JSONDecoder()
 
 def rows(source: Source) -> Rows:
     """Raises EmptyData, BrokenRows, RowTooLong."""
-    with source.open("\n") as file:
-        first = next((line for line in lines_of(source.name, file) if line.strip("\ufeff \t\r\n\v\f")), "").lstrip("\ufeff \t\r\n\v\f")
+    with source.open("\n") as file:  # an array may be one long line: not more of it is read than a row may have
+        lines = iter(lambda: file.readline(ROW_LIMIT), "")
+        first = next((begun for line in lines if (begun := line.lstrip("\ufeff \t\r\n\v\f"))), "")
     if not first:
         raise errors.EmptyData(name=source.name)
     objects = _is_object(first)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,7 +25,7 @@ _STARTS = {".parquet": b"PAR1", ".xlsx": b"PK\x03\x04"}
 _FIRST, _SAMPLE, _SAMPLE_CHARACTERS = 5, 200, 2**22
 
 
-def stream(files: list[tuple[str, Path]], raw: Raw) -> Iterator[tuple[int, dict[str, Any]]]:
+def stream(files: list[tuple[str, Path]], raw: Raw) -> Generator[tuple[int, dict[str, Any]], None, None]:
     """All rows of all files as one table, one after another; what else is learned on the way goes to `raw`, the rows do not. Several
     files are counted through: `raw.files` says at which number each begins.
 
@@ -41,7 +41,7 @@ def stream(files: list[tuple[str, Path]], raw: Raw) -> Iterator[tuple[int, dict[
         offset += length
 
 
-def _one(name: str, rows: Rows, raw: Raw, about: dict[str, Any], offset: int) -> Rows:
+def _one(name: str, rows: Rows, raw: Raw, about: dict[str, Any], offset: int) -> Generator[tuple[int, dict[str, Any]], None, int]:
     """One file's rows with their final numbers; returns how many numbers it uses up (for jsonl: lines, empty ones too)."""
     while True:
         try:

@@ -27,7 +27,22 @@ ASSISTANT += ("答案", "回答", "答", "回复", "输出", "助手", "响应",
 CONTEXT = ("context", "input", "passage", "document", "background", "上下文", "背景", "材料", "输入", "背景知识")
 SYSTEM = ("system", "system_prompt", "system_message", "系统", "系统提示", "系统提示词")
 TEXT = ("text", "content", "document", "article", "body", "正文", "文本", "内容", "文章")
-LABEL = ("label", "labels", "category", "class", "sentiment", "intent", "label_text", "summary", "translation", "摘要", "标签", "类别", "分类", "情感")
+LABEL = (
+    "label",
+    "labels",
+    "category",
+    "class",
+    "sentiment",
+    "intent",
+    "label_text",
+    "summary",
+    "translation",
+    "摘要",
+    "标签",
+    "类别",
+    "分类",
+    "情感",
+)
 TOOLS = ("tools", "functions", "available_tools", "工具")
 HISTORY = ("history", "历史", "历史对话")
 
@@ -116,7 +131,9 @@ def _conversation(raw: Raw, names: dict[str, str], columns: list[str]) -> Recogn
         mapping = {"messages": column} | _extra(names, {column}, system=SYSTEM, tools=TOOLS)
         confidence = "sure" if names.get(column.strip().lower()) and column.strip().lower() in CONVERSATIONS else "likely"
         if role == "role" and text in ("content", None):
-            return Recognised("messages", mapping, Say("The column {column} holds messages with role and content.", column=column), confidence)
+            return Recognised(
+                "messages", mapping, Say("The column {column} holds messages with role and content.", column=column), confidence
+            )
         if role == "from" and text == "value":
             why = Say("The column {column} holds turns with from and value (ShareGPT).", column=column)
             return Recognised("sharegpt", mapping, why, confidence)

@@ -173,7 +173,7 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
                 _flush(out, waiting)
                 waiting, characters = [], 0
         _flush(out, waiting)
-    count.left_out["broken_row"] = sorted([number for number, _ in raw.broken] + count.left_out["broken_row"])
+    count.left_out["broken_row"] = sorted([*(number for number, _ in raw.broken), *count.left_out["broken_row"]])
     return count
 
 

@@ -24,7 +24,7 @@ TABLE_LIMIT = 16 * 2**30
 """Bytes of a Parquet table once unpacked; a small file can claim any size."""
 _HEADER_LIMIT = 32 * 2**20
 """Bytes of a Parquet file's table of contents, which is read whole."""
-_BATCH, _BATCH_BYTES = 1000, 128 * 2**20
+_BATCH, _BATCH_BYTES = 1000, 32 * 2**20
 _SHEET_LIMIT, _WORDS_LIMIT = 4 * 2**30, 96 * 2**20
 """Bytes of a workbook once unpacked, and of its list of texts, which is held whole."""
 
@@ -106,7 +106,8 @@ def _line_after(source: Source, number: int) -> tuple[int, str]:
     """The line where the row after line `number` begins, or the last one there is."""
     at, line = 0, ""
     with source.open("\n") as file:
-        for at, line in enumerate(lines_of(source.name, file), 1):
+        for line in lines_of(source.name, file):
+            at += 1
             if at > number:
                 break
     return at, line
@@ -115,7 +116,7 @@ def _line_after(source: Source, number: int) -> tuple[int, str]:
 def _delimiter(suffix: str, sample: str, more: bool) -> tuple[str, bool]:
     """(the separator, whether the first line only says so). It is the one that cuts the first rows into the same number of cells
     most often; csv.Sniffer is fooled by prose."""
-    if sample[:4].lower() == "sep=" and sample[5:6] in ("\r", "\n") and sample[4] not in "\"\r\n":
+    if sample[:4].lower() == "sep=" and sample[5:6] in ("\r", "\n") and sample[4] not in '"\r\n':
         return sample[4], True
     best, score = ("\t" if suffix == ".tsv" else ","), 0.0
     for candidate in (best, ",", ";", "\t", "|"):
@@ -154,7 +155,18 @@ def workbook(name: str, path: Path, raw: Raw) -> Rows:
                     yield number, _row(header, row)
         finally:
             book.close()
-    except (zipfile.BadZipFile, InvalidFileException, ParseError, OSError, KeyError, ValueError, TypeError, AttributeError, IndexError, EOFError) as e:
+    except (
+        zipfile.BadZipFile,
+        InvalidFileException,
+        ParseError,
+        OSError,
+        KeyError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        IndexError,
+        EOFError,
+    ) as e:
         why = Say("The workbook is damaged: {said}", said=f"{type(e).__name__}: {e}".split("\n")[0][:200])
         raise errors.BrokenRows(name=name, count=1, total=1, problems=str(why), format="Excel", lines=[], why=[why.as_dict()]) from None
     if not number:

@@ -6,6 +6,7 @@ is what really comes out, not what the archive says of itself. An archive in an 
 
 from __future__ import annotations
 
+import errno
 import gzip
 import re
 import stat
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from lora_ui import errors
+from lora_ui.data.raw import check_swelling
 from lora_ui.data.read import SUFFIXES
 from lora_ui.errors import Say
 from lora_ui.home import Home
@@ -30,8 +32,6 @@ NOT_ROWS = re.compile(
 )
 """Files beside the rows, by their path from the folder or archive that they lie in."""
 TOTAL_LIMIT = 16 * 2**30
-RATIO_LIMIT, RATIO_FROM = 250, 64 * 2**20
-"""Text becomes 3 to 20 times smaller; the ratio counts once this many bytes came out."""
 MEMBERS_LIMIT = 10_000
 _PIECE = 2**20
 _DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, NotImplementedError, RuntimeError, ValueError, OSError)
@@ -72,10 +72,7 @@ class _Allowance:
                 size, self.total = size + len(piece), self.total + len(piece)
                 if self.total > TOTAL_LIMIT:
                     raise errors.ArchiveTooLarge(name=name, detail=Say("More than {limit} GiB came out.", limit=TOTAL_LIMIT // 2**30))
-                if size > RATIO_FROM and size > RATIO_LIMIT * packed:
-                    raise errors.ArchiveTooLarge(
-                        name=name, detail=Say("It becomes more than {ratio} times as large, as no text does.", ratio=RATIO_LIMIT)
-                    )
+                check_swelling(name, size, packed)
                 if self.home.free_bytes() < 10 * _PIECE:
                     raise errors.DiskFull(needed=Say("more"), free="0 MB", where=str(self.home.root))
                 out.write(piece)
@@ -94,6 +91,8 @@ def _open(name: str, path: Path, allowance: _Allowance) -> Iterator[tuple[str, P
         with zipfile.ZipFile(path) as archive:
             yield from _members(name, archive, allowance)
     except _DAMAGED as e:
+        if isinstance(e, OSError) and e.errno == errno.ENOSPC:
+            raise  # our own disk: said where the whole is kept
         said = f"{type(e).__name__}: {e}".split("\n")[0][:200]
         raise errors.BrokenArchive(name=name, detail=Say("It is damaged, or locked with a password: {said}", said=said)) from None
 

@@ -25,9 +25,10 @@ def rows(source: Source) -> Rows:
     with source.open("\n") as file:  # an array may be one long line: not more of it is read than a row may have
         lines = iter(lambda: file.readline(ROW_LIMIT), "")
         first = next((begun for line in lines if (begun := line.lstrip("\ufeff \t\r\n\v\f"))), "")
+        alone = not any(line.strip() for line in lines)
     if not first:
         raise errors.EmptyData(name=source.name)
-    objects = _is_object(first)
+    objects = _is_object(first) and not (alone and source.suffix == ".json")
     if first[0] == "[" or (not objects and (source.suffix == ".json" or (first[0] == "{" and _is_whole(source)))):
         return (yield from _json(source))
     return (yield from _lines(source))

@@ -23,6 +23,8 @@ CONVERSATIONS = ("messages", "conversations", "conversation", "dialogue", "dialo
 ROW_LIMIT = 16 * 2**20
 """Characters of one row: far more than any model reads, and little enough to hold a few of them."""
 COLUMN_LIMIT = 10_000
+RATIO_LIMIT, RATIO_FROM = 250, 64 * 2**20
+"""Text becomes 3 to 20 times smaller when it is packed; the ratio counts once this many bytes came out."""
 QUOTED = 5
 """Broken lines that a message quotes."""
 
@@ -83,6 +85,14 @@ def lines_of(name: str, file: TextIO) -> Iterator[str]:
 
 def too_long(name: str, number: int) -> errors.RowTooLong:
     return errors.RowTooLong(name=name, line=number, limit=f"{ROW_LIMIT / 1e6:.0f}")
+
+
+def check_swelling(name: str, size: int, packed: int) -> None:
+    """Raises ArchiveTooLarge when `size` bytes came out of `packed` ones, as happens only with files made for that."""
+    if size > RATIO_FROM and size > RATIO_LIMIT * packed:
+        raise errors.ArchiveTooLarge(
+            name=name, detail=Say("It becomes more than {ratio} times as large, as no text does.", ratio=RATIO_LIMIT)
+        )
 
 
 @dataclass

@@ -9,15 +9,13 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
-from xml.etree.ElementTree import ParseError
 
 import openpyxl
 import pyarrow
 import pyarrow.parquet
-from openpyxl.utils.exceptions import InvalidFileException
 
 from lora_ui import errors
-from lora_ui.data.raw import COLUMN_LIMIT, ROW_LIMIT, Raw, Row, Rows, Source, lines_of, one_broken, too_long
+from lora_ui.data.raw import COLUMN_LIMIT, ROW_LIMIT, Raw, Row, Rows, Source, lines_of, check_swelling, one_broken, too_long
 from lora_ui.errors import Say
 
 TABLE_LIMIT = 16 * 2**30
@@ -137,8 +135,8 @@ def _delimiter(suffix: str, sample: str, more: bool) -> tuple[str, bool]:
 
 def workbook(name: str, path: Path, raw: Raw) -> Rows:
     """The first sheet with rows, and after it those with the same header; the names of others go to `raw.unread`. Raises EmptyData,
-    BrokenRows, UploadTooLarge, TooManyColumns."""
-    number, header = 0, None
+    BrokenRows, UploadTooLarge, TooManyColumns, ArchiveTooLarge."""
+    number, header, size, packed = 0, None, 0, path.stat().st_size
     try:
         _small_enough(name, path)
         book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
@@ -152,21 +150,14 @@ def workbook(name: str, path: Path, raw: Raw) -> Rows:
                 for row in cells:
                     header = found
                     number += 1
+                    size += sum(len(cell) for cell in row if isinstance(cell, str))
+                    check_swelling(name, size, packed)
                     yield number, _row(header, row)
         finally:
             book.close()
-    except (
-        zipfile.BadZipFile,
-        InvalidFileException,
-        ParseError,
-        OSError,
-        KeyError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        IndexError,
-        EOFError,
-    ) as e:
+    except errors.LoraUIError:
+        raise
+    except Exception as e:  # the library raises whatever the damage leads to
         why = Say("The workbook is damaged: {said}", said=f"{type(e).__name__}: {e}".split("\n")[0][:200])
         raise errors.BrokenRows(name=name, count=1, total=1, problems=str(why), format="Excel", lines=[], why=[why.as_dict()]) from None
     if not number:
@@ -198,8 +189,8 @@ def _cells(sheet: Any) -> Iterator[list[Any]]:
 
 
 def parquet(name: str, path: Path) -> Rows:
-    """Raises EmptyData, BrokenRows, RowTooLong, TooManyColumns, UploadTooLarge."""
-    number = 0
+    """Raises EmptyData, BrokenRows, RowTooLong, TooManyColumns, UploadTooLarge, ArchiveTooLarge."""
+    number = unpacked = 0
     try:
         _header_fits(name, path)
         with pyarrow.parquet.ParquetFile(path, pre_buffer=False, buffer_size=2**20) as file:
@@ -210,6 +201,8 @@ def parquet(name: str, path: Path) -> Rows:
                 raise errors.UploadTooLarge(name=name, size=f"{size / 2**30:.0f} GiB unpacked", limit=f"{TABLE_LIMIT / 2**30:.0f} GiB")
             for i, group in enumerate(groups):
                 for batch in file.iter_batches(_batch_size(path, group), [i]):
+                    unpacked += batch.nbytes
+                    check_swelling(name, unpacked, path.stat().st_size)
                     if batch.nbytes > ROW_LIMIT:
                         _rows_fit(name, batch, number)
                     for row in batch.to_pylist():

@@ -421,6 +421,12 @@ class PublishedDiffers(LoraUIError):
 # More about data
 
 
+class UnreadableFile(LoraUIError):
+    message = "{name} cannot be read."
+    cause = "{detail}"
+    fix = "Check that it is still there, that it does not change while it is read, and that you may open it."
+
+
 class RowTooLong(LoraUIError):
     message = "Line {line} of {name} is longer than {limit} million characters."
     cause = "No model reads that much at once; often the line breaks between rows are missing."

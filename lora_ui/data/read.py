@@ -29,8 +29,8 @@ def stream(files: list[tuple[str, Path]], raw: Raw) -> Generator[tuple[int, dict
     """All rows of all files as one table, one after another; what else is learned on the way goes to `raw`, the rows do not. Several
     files are counted through: `raw.files` says at which number each begins.
 
-    Raises EmptyData, NotText, UnsupportedFile, UnreadableEncoding, BrokenRows, RowTooLong, TooManyColumns, UploadTooLarge: for a
-    broken line when its file has been read to the end, so that all of them are counted.
+    Raises UnreadableFile, EmptyData, NotText, UnsupportedFile, UnreadableEncoding, BrokenRows, RowTooLong, TooManyColumns,
+    UploadTooLarge, ArchiveTooLarge: for a broken line when its file has been read to the end, so that all of them are counted.
     """
     raw.plain_text = all(_suffix(name) in _PROSE for name, _ in files)
     offset = 0
@@ -49,6 +49,8 @@ def _one(name: str, rows: Rows, raw: Raw, about: dict[str, Any], offset: int) ->
         except StopIteration as end:
             length: int = end.value
             return length
+        except (OSError, UnicodeDecodeError) as e:  # it changed under our hands, or its disk fails
+            raise errors.UnreadableFile(name=name, detail=str(e)) from None
         about["rows"] += 1
         if isinstance(row, Say):
             raw.broken.append((offset + number, row))
@@ -93,27 +95,33 @@ def _suffix(name: str) -> str:
 def _reader(name: str, path: Path, raw: Raw) -> Rows:
     """A device, a pipe or a folder is no file; what a file really is goes before what its name says."""
     suffix = _suffix(name)
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise errors.DataNotFound(name=name)
-        head = file.read(16)
-        if not head:
-            raise errors.EmptyData(name=name)
-        what = signature(head)
-        if what and not (suffix in _STARTS and head.startswith(_STARTS[suffix])):
-            raise errors.NotText(name=name, what=what)
-        if suffix not in SUFFIXES:
-            raise errors.UnsupportedFile(name=name, suffix=suffix or Say("nothing known"))
-        if suffix == ".parquet":
-            return tables.parquet(name, path)
-        if suffix == ".xlsx":
-            return tables.workbook(name, path, raw)
-        file.seek(0)
-        source = _text(name, path, suffix, file, raw)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise errors.DataNotFound(name=name)
+            _check_start(name, suffix, file.read(16))
+            if suffix == ".parquet":
+                return tables.parquet(name, path)
+            if suffix == ".xlsx":
+                return tables.workbook(name, path, raw)
+            file.seek(0)
+            source = _text(name, path, suffix, file, raw)
+    except OSError as e:
+        raise errors.UnreadableFile(name=name, detail=e.strerror or str(e)) from None
     if suffix in (".csv", ".tsv"):
         return tables.separated(source)
     return prose.rows(source) if suffix in _PROSE else json_rows.rows(source)
+
+
+def _check_start(name: str, suffix: str, head: bytes) -> None:
+    if not head:
+        raise errors.EmptyData(name=name)
+    what = signature(head)
+    if what and not (suffix in _STARTS and head.startswith(_STARTS[suffix])):
+        raise errors.NotText(name=name, what=what)
+    if suffix not in SUFFIXES:
+        raise errors.UnsupportedFile(name=name, suffix=suffix or Say("nothing known"))
 
 
 def _text(name: str, path: Path, suffix: str, file: BinaryIO, raw: Raw) -> Source:

@@ -159,8 +159,8 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
         for number, row in read.stream(files, raw):
             try:
                 made = convert(row, known.mapping)
-                kept = tuple(_json(made.get(name)) for name in ("messages", "tools")) + (made.get("text"),)
-                count.add(number, "\0".join(part for part in kept if part).encode())
+                kept = (_json(made.get("messages")), _json(made.get("tools")), made.get("text"))
+                count.add(number, "\0".join(part or "" for part in kept).encode())
             except LeftOut as e:
                 count.left_out[e.code].append(number)
                 continue

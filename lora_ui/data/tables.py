@@ -15,7 +15,7 @@ import pyarrow
 import pyarrow.parquet
 
 from lora_ui import errors
-from lora_ui.data.raw import COLUMN_LIMIT, ROW_LIMIT, Raw, Row, Rows, Source, lines_of, check_swelling, one_broken, too_long
+from lora_ui.data.raw import COLUMN_LIMIT, ROW_LIMIT, Raw, Row, Rows, Source, check_swelling, lines_of, one_broken, too_long
 from lora_ui.errors import Say
 
 TABLE_LIMIT = 16 * 2**30
@@ -102,13 +102,12 @@ def _row(header: list[str], cells: list[Any]) -> Row | Say:
 
 def _line_after(source: Source, number: int) -> tuple[int, str]:
     """The line where the row after line `number` begins, or the last one there is."""
-    at, line = 0, ""
+    last = (0, "")
     with source.open("\n") as file:
-        for line in lines_of(source.name, file):
-            at += 1
-            if at > number:
-                break
-    return at, line
+        for last in enumerate(lines_of(source.name, file), 1):
+            if last[0] > number:
+                return last
+    return last
 
 
 def _delimiter(suffix: str, sample: str, more: bool) -> tuple[str, bool]:

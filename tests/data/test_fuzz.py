@@ -170,8 +170,8 @@ def wide_parquet(path: Path) -> None:
 
 
 def repeating_parquet(path: Path) -> None:
-    """2,000 rows of 12 MB in a file of a kilobyte."""
-    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), ["x" * 12_000_000])
+    """2,000 rows of 2 × 6 MB in a file of a kilobyte."""
+    column = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 2000, pyarrow.int32()), ["x" * 6_000_000])
     pyarrow.parquet.write_table(pyarrow.table({"question": column, "answer": column}), path, compression="zstd", store_schema=False)
 
 

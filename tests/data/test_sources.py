@@ -213,14 +213,14 @@ def test_parts_and_revisions_of_a_hub_dataset(home: Home, standin_hub: StandinHu
     assert from_hub(home, "team-b/rows") == "4"
     assert from_hub(home, f"team-b/rows@{old}") == "3"
     assert from_hub(home, f"team-b/rows@{old}:french/test\nteam-b/rows:french") == "7"
-    assert from_hub(home, "team-b/rows:french/test", {"HF_ENDPOINT": "http://127.0.0.1:9"}) == "2"
+    assert from_hub(home, "team-b/rows:french", {"HF_ENDPOINT": "http://127.0.0.1:9"}) == "5"
     assert from_hub(home, "team-b/rows:german").startswith("DatasetPartNotFound team-b/rows has no german")
     assert from_hub(home, "team-b/rows@nothing").startswith("RevisionNotFound")
 
 
 def test_odd_paths(home: Home) -> None:
     for source in ("~nobody-at-all/x", "\0", "a/b/c/d", "\n\n", "/proc/self/mem"):
-        with pytest.raises((errors.DataNotFound, errors.EmptyData, errors.UnsupportedFile)):
+        with pytest.raises((errors.DataNotFound, errors.EmptyData, errors.UnreadableFile)):
             data.load(home, source)
     assert locate(home, " example ")[0] == "lora-ui-help.jsonl"
 

@@ -34,7 +34,9 @@ def explained(as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def saved(path: Path | None, name: str) -> Iterator[dict[str, Any]]:
-    """A report to fill, written to `path` (.html or .json) in the end; what was refused is written too."""
+    """A report to fill, written to `path` (.html or .json) in the end; what was refused is written too. Raises BadParameter."""
+    if path and (path.suffix.lower() not in (".html", ".json") or not path.absolute().parent.is_dir()):
+        raise typer.BadParameter("--report takes a file that ends in .html or .json, in a folder that is there")
     report: dict[str, Any] = {}
     try:
         yield report

@@ -29,10 +29,16 @@ def locate(home: Home, source: str, token: str | None = None) -> tuple[str, list
     return " + ".join(names[:3]) + (f" + {len(names) - 3} …" if len(names) > 3 else ""), files
 
 
+def absolute(source: str) -> str:
+    """The same source, with its paths from the root, so that it means the same in another folder."""
+    lines = [source] if _exists(source) else [line.strip() for line in source.splitlines() if line.strip()]
+    return "\n".join(str(Path(line).expanduser().resolve()) if _exists(line) else line for line in lines)
+
+
 def _exists(source: str) -> bool:
     try:
-        return Path(source).exists()
-    except (OSError, ValueError):
+        return Path(source).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a name too long, a zero byte, a ~ of nobody
         return False
 
 

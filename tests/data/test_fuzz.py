@@ -199,7 +199,7 @@ HEAVY: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "one line of jsonl": ("a.jsonl", lambda p: repeated(p, b'{"question": "Q", "answer": "', b"word ", SIZE, b'"}\n'), "RowTooLong"),
     "one line without an end": ("a.jsonl", lambda p: repeated(p, b"", b"x", SIZE, b""), "RowTooLong"),
     "one line of json": ("a.json", lambda p: repeated(p, b'{"question": "', "字".encode(), SIZE, b'"}'), "RowTooLong"),
-    "one line that is an array": ("a.json", lambda p: repeated(p, b"[", b'{"text": "one two three four five six seven eight nine ten"},   ', 2**26, b'{"text": "x"}]'), "text"),
+    "one line that is an array": ("a.json", lambda p: repeated(p, b"[", b'{"text": "one two three four five six seven eight nine ten"},   ', 2**25, b'{"text": "x"}]'), "text"),
     "one value of empty things": ("a.json", lambda p: repeated(p, b'[{"a": [', b"{},", SIZE, b"{}]}]"), "RowTooLong"),
     "one line of csv": ("a.csv", lambda p: repeated(p, b"question,answer\nq,", b"word ", SIZE, b"\n"), "RowTooLong"),
     "one line of commas": ("a.csv", lambda p: repeated(p, b"question,answer\n", b",", SIZE, b"\n"), "RowTooLong"),
@@ -234,3 +234,19 @@ def test_heavy_files_take_little_memory(tmp_path: Path, title: str) -> None:
     assert said == verdict
     assert int(memory) < LIMIT, f"{int(memory) / 2**20:.0f} MiB"
     (tmp_path / name).unlink()
+
+
+def test_memory_does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
+    taken = []
+    for count in (10_000, 120_000):
+        path = tmp_path / f"{count}.jsonl"
+        path.write_text(
+            "".join(f'{{"question": "What is {i}?", "answer": "{i} is a number. {"It goes on. " * 20}"}}\n' for i in range(count))
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", CHILD, str(tmp_path / "home"), str(path)], capture_output=True, text=True, cwd=REPOSITORY
+        )
+        said, memory = done.stdout.split()
+        assert said == "question_answer"
+        taken.append(int(memory))
+    assert taken[1] - taken[0] < 60 * 2**20

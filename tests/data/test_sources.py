@@ -13,7 +13,7 @@ import pytest
 
 from lora_ui import data, errors
 from lora_ui.data import html, hub_rows
-from lora_ui.data.sources import hub_name, locate
+from lora_ui.data.sources import absolute, hub_name, locate
 from lora_ui.home import REPOSITORY, Home
 from tests.data.corpus import CALL, QA, TEXT, TOOL_TALK, jsonl
 from tests.standin_hub import StandinHub
@@ -60,6 +60,7 @@ def test_several_sources_are_counted_through(home: Home, tmp_path: Path) -> None
     report = data.load(home, f"{first}\n\n {second} \n").report
     assert (report["name"], report["kept"]) == ("a.jsonl + b.csv", 6)
     assert report["files"] == [{"name": "a.jsonl", "first_row": 1, "rows": 5}, {"name": "b.csv", "first_row": 6, "rows": 1}]
+    assert absolute(f"{tmp_path}/../{tmp_path.name}/a.jsonl\n owner/name:fr ") == f"{first}\nowner/name:fr"
     with pytest.raises(errors.DataNotFound, match="nowhere"):
         data.load(home, f"{first}\n{tmp_path}/nowhere")
     file(tmp_path, "two\nlines.jsonl", TEXT)

@@ -18,6 +18,7 @@ import huggingface_hub
 import typer
 
 from lora_ui import chats, doctor, errors, hub, presets, runs, settings, terminal
+from lora_ui.data import sources
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED, Jobs
 
@@ -28,7 +29,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard
 PresetOption = Annotated[str | None, typer.Option("--preset", help="A preset's name.")]
 SettingsOption = Annotated[Path | None, typer.Option("--settings", help="A recipe: YAML with the groups of settings.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="group.field=value; may be given several times.")]
-MapOption = Annotated[list[str] | None, typer.Option("--map", help="role=column, such as user=question; may be given several times.")]
+MapOption = Annotated[list[str] | None, typer.Option("--map", help="role=column, or a template such as user={title}: {body}; repeatable.")]
 KeyOption = Annotated[str | None, typer.Option("--key", help="The same key gives the same job, however often it is asked for.")]
 ModelOption = Annotated[str | None, typer.Option("--base-model", help="A Hub id, a local folder, a .gguf file, or starter.")]
 
@@ -52,7 +53,7 @@ def _raw(
     if base_model:
         own["model"]["base_model"] = base_model
     if data:
-        own["data"]["source"] = data if not Path(data).expanduser().exists() else str(Path(data).expanduser().resolve())
+        own["data"]["source"] = sources.absolute(data)
     if mapping:
         own["data"]["mapping"] = _mapping(mapping)
     layers = [presets.get(home, preset).settings if preset else {}, settings.read(file) if file else {}, own]
@@ -73,18 +74,19 @@ def _one_of(preset: str | None, file: Path | None) -> None:
 
 @app.command()
 def check(
-    data: Annotated[str, typer.Argument(help="A file, a folder, or a dataset id on the Hub.")],
+    data: Annotated[str, typer.Argument(help="A file, a folder, or owner/name[@revision][:config/split] on the Hub.")],
     base_model: ModelOption = None,
     preset: PresetOption = None,
     settings_file: SettingsOption = None,
     assignments: SetOption = None,
     mapping: MapOption = None,
+    report_file: Annotated[Path | None, typer.Option("--report", help="Save the report there: .html or .json.")] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Read the data and say what would be learned from it. Exit 1 if it cannot be trained on."""
     _one_of(preset, settings_file)
-    with terminal.explained(as_json):
+    with terminal.explained(as_json), terminal.saved(report_file, data) as saved:
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
         chosen = settings.parse(raw)
@@ -98,6 +100,7 @@ def check(
                 "tokens": summary["tokens"],
                 "findings": [*report["findings"], *summary["findings"]],
             }
+        saved.update(report)
         if as_json:
             terminal.print_json(report)
         else:

@@ -53,6 +53,7 @@ class Home:
     models = property(lambda self: self.root / "models")
     chats = property(lambda self: self.root / "chat")
     presets = property(lambda self: self.root / "presets")
+    mappings = property(lambda self: self.root / "mappings.json")
     chat_key = property(lambda self: self.root / "chat.key")
     supervisor_lock = property(lambda self: self.root / "supervisor.lock")
     supervisor_log = property(lambda self: self.root / "supervisor.txt")

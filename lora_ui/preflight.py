@@ -23,8 +23,8 @@ def dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> 
     """The rows of these settings; a file that did not change since is not read again. Raises what `data.load` raises."""
     source = chosen.data.source
     mapping = {str(role): column for role, column in chosen.data.mapping.items()}
-    path = Path(source).expanduser()
-    stamp = (path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None
+    paths = [*(Path(line.strip()).expanduser() for line in source.splitlines()), home.mappings]
+    stamp = [(path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None for path in paths]
     memory = json.dumps([str(home.root), source, mapping, stamp])
     if memory not in _datasets or not home.dataset(_datasets[memory].digest).is_dir():
         _datasets[memory] = data.load(home, source, mapping or None, token)

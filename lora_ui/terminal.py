@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
 
 from lora_ui import errors, runs
+from lora_ui.data import html
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
 
@@ -28,6 +30,23 @@ def explained(as_json: bool) -> Iterator[None]:
         if as_json:
             print_json({"error": e.as_dict()})
         raise typer.Exit(1) from None
+
+
+@contextmanager
+def saved(path: Path | None, name: str) -> Iterator[dict[str, Any]]:
+    """A report to fill, written to `path` (.html or .json) in the end; what was refused is written too. Raises BadParameter."""
+    if path and (path.suffix.lower() not in (".html", ".json") or not path.absolute().parent.is_dir()):
+        raise typer.BadParameter("--report takes a file that ends in .html or .json, in a folder that is there")
+    report: dict[str, Any] = {}
+    try:
+        yield report
+    except errors.LoraUIError as e:
+        report |= {"ok": False, "name": name, "error": e.as_dict()}
+        raise
+    finally:
+        if path and report:
+            text = html.page(report) if path.suffix.lower() == ".html" else json.dumps(report, indent=1, ensure_ascii=False)
+            path.write_text(text, "utf-8")
 
 
 def complain(error: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def test_every_verb_and_option_of_the_command_line_is_described():
         "--prompt",
         "--compare",
     }
-    spoken |= {"--merged", "--public", "--data"}
+    spoken |= {"--merged", "--public", "--data", "--report"}
     assert missing == []
     assert spoken <= options and all(f"`{o}" in text or f"{o} " in text for o in spoken)
 

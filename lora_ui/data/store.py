@@ -7,7 +7,9 @@ import hashlib
 import json
 import secrets
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +17,22 @@ import pyarrow
 import pyarrow.parquet
 
 from lora_ui import errors
-from lora_ui.data import read
+from lora_ui.data import mappings, read
+from lora_ui.data.archives import unpacked
 from lora_ui.data.convert import LeftOut, convert
 from lora_ui.data.recognise import Recognised, guess, recognise
-from lora_ui.data.report import encoding_finding, rows_finding
+from lora_ui.data.report import encoding_finding, finding, rows_finding
 from lora_ui.data.sources import EXAMPLE, locate
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
 
-__all__ = ["EXAMPLE", "Dataset", "load", "open", "peek", "rows"]
+__all__ = ["EXAMPLE", "Dataset", "forget_mapping", "load", "open", "peek", "rows"]
 NEEDED = 2
 GROUP = 1000
 """Rows in one Parquet row group: what a preview has to read at least."""
-_SCHEMA = pyarrow.schema(
-    [
-        ("row", pyarrow.int64()),
-        ("messages", pyarrow.list_(pyarrow.struct([("role", pyarrow.string()), ("content", pyarrow.string())]))),
-        ("text", pyarrow.string()),
-    ]
-)
+GROUP_CHARACTERS = 2**25
+_SCHEMA = pyarrow.schema([(name, pyarrow.int64() if name == "row" else pyarrow.string()) for name in ("row", "messages", "tools", "text")])
+"""Messages and tools are JSON: their keys differ from row to row, and an order of arguments is kept."""
 _DROPS = ("broken_row", "null_field", "empty_answer", "role_order")
 
 
@@ -47,86 +46,156 @@ class Dataset:
 
 
 def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None) -> Dataset:
-    """Read, recognise, check and keep. The same rows give the same digest. `source` is a path, `upload:<id>`, `example` or a Hub id.
+    """Read, recognise, check and keep, a row at a time. The same rows give the same digest.
 
+    `source` is a path, `upload:<id>`, `example` or a Hub id, or several on lines of their own. `mapping` is role -> column or a template
+    over columns; what is chosen is kept and used again, without a mapping, for a file with the same columns (see `forget_mapping`).
     `report`: ok, name, source, digest, format, why, confidence, columns, mapping, files, rows, kept, dropped, findings.
-    Raises DataNotFound, EmptyData, NotText, UnsupportedFile, UnreadableEncoding, BrokenRows, ColumnsNotRecognised,
-    MissingColumns, NoRowsLeft, TooFewRows, UploadTooLarge, and what the Hub says.
+    Raises DataNotFound, EmptyData, NotText, UnsupportedFile, UnreadableEncoding, BrokenRows, RowTooLong, TooManyColumns,
+    BrokenArchive, ArchiveTooLarge, ColumnsNotRecognised, MissingColumns, NoRowsLeft, TooFewRows, UploadTooLarge, DiskFull, and what
+    the Hub says.
     """
-    name, files = locate(home, str(source), token)
-    raw = read.read(files)
-    known = recognise(raw, name, mapping)
-    kept, left_out = _convert(raw, known)
-    total = len(raw.rows) + len(raw.broken)
-    if not kept:
-        reasons = ", ".join(f"{len(numbers)} × {code}" for code, numbers in left_out.items() if numbers)
-        raise errors.NoRowsLeft(name=name, rows=total, reasons=reasons)
-    if len(kept) < NEEDED:
-        raise errors.TooFewRows(name=name, rows=len(kept), needed=NEEDED)
-    digest, repeated = _digest(kept)
-    findings = [rows_finding(code, left_out[code]) for code in _DROPS if left_out[code]]
-    findings += [rows_finding("duplicate", repeated)] if repeated else []
-    findings += [encoding_finding(file, encoding) for file, encoding in raw.encodings.items()]
-    report = {
-        "ok": True,
-        "name": name,
-        "source": str(source),
-        "digest": digest,
-        "format": known.format,
-        "why": known.why.as_dict(),
-        "confidence": known.confidence,
-        "columns": raw.columns(),
-        "mapping": known.mapping,
-        "files": raw.files,
-        "rows": total,
-        "kept": len(kept),
-        "dropped": total - len(kept),
-        "findings": findings,
-    }
-    _save(home, digest, kept, report)
+    name, packed = locate(home, str(source), token)
+    with unpacked(home, packed) as files, _staging(home) as staging:
+        known, seen = _recognised(home, name, files, mapping or None)
+        raw = read.Raw()
+        count = _write(files, raw, known, staging)
+        total = count.kept + sum(map(len, count.left_out.values()))
+        if not count.kept:
+            reasons = ", ".join(f"{len(numbers)} × {code}" for code, numbers in count.left_out.items() if numbers)
+            raise errors.NoRowsLeft(name=name, rows=total, reasons=reasons)
+        if count.kept < NEEDED:
+            raise errors.TooFewRows(name=name, rows=count.kept, needed=NEEDED)
+        digest = count.whole.hexdigest()[:16]
+        report = {
+            "ok": True,
+            "name": name,
+            "source": str(source),
+            "digest": digest,
+            "format": known.format,
+            "why": known.why.as_dict(),
+            "confidence": known.confidence,
+            "columns": raw.columns(),
+            "mapping": known.mapping,
+            "files": raw.files,
+            "rows": total,
+            "kept": count.kept,
+            "dropped": total - count.kept,
+            "findings": _findings(raw, count),
+        }
+        home.dataset(digest).mkdir(parents=True, exist_ok=True)
+        if not (home.dataset(digest) / "report.json").exists():
+            staging.replace(home.dataset(digest) / "rows.parquet")
+        write_json(home.dataset(digest) / "report.json", report)  # last: where it is, the rows are whole
+    if mapping:
+        _remember(home, seen, mapping)
     return Dataset(digest, name, report)
 
 
-def _convert(raw: read.Raw, known: Recognised) -> tuple[list[dict[str, Any]], dict[str, list[int]]]:
-    """(canonical rows with their numbers, row numbers left out by code)."""
-    kept: list[dict[str, Any]] = []
-    left_out: dict[str, list[int]] = defaultdict(list, {"broken_row": [number for number, _ in raw.broken]})
-    for number, row in raw.rows:
-        try:
-            kept.append({"row": number, **convert(row, known.mapping)})
-        except LeftOut as e:
-            left_out[e.code].append(number)
-    return kept, left_out
-
-
-def _digest(kept: list[dict[str, Any]]) -> tuple[str, list[int]]:
-    """(digest of all rows with their numbers, numbers of rows that repeat an earlier one)."""
-    whole, seen, repeated = hashlib.sha256(), set(), []
-    for row in kept:
-        content = json.dumps({k: v for k, v in row.items() if k != "row"}, ensure_ascii=False, sort_keys=True).encode()
-        alone = hashlib.sha256(content).digest()
-        whole.update(b"%d:" % row["row"] + alone)
-        if alone in seen:
-            repeated.append(row["row"])
-        seen.add(alone)
-    return whole.hexdigest()[:16], repeated
-
-
-def _save(home: Home, digest: str, kept: list[dict[str, Any]], report: dict[str, Any]) -> None:
-    """The report comes last: where it is, the rows are whole. Raises DiskFull."""
-    folder = home.dataset(digest)
-    beside = folder / f".rows-{secrets.token_hex(4)}.parquet"
+@contextmanager
+def _staging(home: Home) -> Iterator[Path]:
+    """A file beside the datasets, gone afterwards. Raises DiskFull."""
+    path = home.datasets / f".rows-{secrets.token_hex(4)}.parquet"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "report.json").exists():
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(kept, _SCHEMA), beside, row_group_size=GROUP)
-            beside.replace(folder / "rows.parquet")
-        write_json(folder / "report.json", report)
+        yield path
     except OSError as e:
-        beside.unlink(missing_ok=True)
         if e.errno != errno.ENOSPC:
             raise
         raise errors.DiskFull(needed=Say("more"), free=f"{home.free_bytes() / 1e6:.0f} MB", where=str(home.root)) from e
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _recognised(home: Home, name: str, files: list[tuple[str, Path]], mapping: dict[str, str] | None) -> tuple[Recognised, read.Raw]:
+    """By the first rows, and where these do not tell, by all columns that come up in the files."""
+    seen = read.sample(files)
+    try:
+        return recognise(seen, name, mapping, mappings.saved(home, seen.columns())), seen
+    except (errors.ColumnsNotRecognised, errors.MissingColumns):
+        seen = read.whole(files)
+        return recognise(seen, name, mapping, mappings.saved(home, seen.columns())), seen
+
+
+def _remember(home: Home, seen: read.Raw, mapping: dict[str, str]) -> None:
+    """Choosing what is recognised anyway undoes an earlier choice."""
+    found = guess(seen)
+    if found and found.mapping == mapping:
+        mappings.forget(home, seen.columns())
+    else:
+        mappings.save(home, seen.columns(), mapping)
+
+
+def forget_mapping(home: Home, source: str | Path, token: str | None = None) -> None:
+    """From now on a file with the columns of `source` is recognised by itself again. Raises as `load` does while reading."""
+    _, packed = locate(home, str(source), token)
+    with unpacked(home, packed) as files:
+        for look in (read.sample, read.whole):
+            mappings.forget(home, look(files).columns())
+
+
+@dataclass
+class _Count:
+    """Of rows that went by: `whole` is the digest of the kept ones with their numbers, `repeated` those that repeat an earlier one."""
+
+    kept: int = 0
+    left_out: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    repeated: list[int] = field(default_factory=list)
+    whole: Any = field(default_factory=hashlib.sha256)
+    seen: set[bytes] = field(default_factory=set)
+
+    def add(self, number: int, content: bytes) -> None:
+        alone = hashlib.sha256(content).digest()
+        self.whole.update(b"%d:" % number + alone)
+        self.kept += 1
+        if alone[:8] in self.seen:  # half of it is enough to tell a hundred million rows apart
+            self.repeated.append(number)
+        self.seen.add(alone[:8])
+
+
+def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path) -> _Count:
+    """All rows that can be learned from into `path`, a group at a time."""
+    count, waiting, characters = _Count(), [], 0
+    with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as out:
+        for number, row in read.stream(files, raw):
+            try:
+                made = convert(row, known.mapping)
+                kept = (_json(made.get("messages")), _json(made.get("tools")), made.get("text"))
+                count.add(number, "\0".join(part or "" for part in kept).encode())
+            except LeftOut as e:
+                count.left_out[e.code].append(number)
+                continue
+            except UnicodeEncodeError:  # half a character, in JSON that stood in a cell
+                count.left_out["broken_row"].append(number)
+                continue
+            waiting.append((number, *kept))
+            characters += sum(len(part) for part in kept if part)
+            if len(waiting) >= GROUP or characters > GROUP_CHARACTERS:
+                _flush(out, waiting)
+                waiting, characters = [], 0
+        _flush(out, waiting)
+    count.left_out["broken_row"] = sorted([*(number for number, _ in raw.broken), *count.left_out["broken_row"]])
+    return count
+
+
+def _json(value: Any) -> str | None:
+    return None if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _flush(out: pyarrow.parquet.ParquetWriter, waiting: list[tuple[Any, ...]]) -> None:
+    if waiting:
+        columns = [pyarrow.array(column, kind.type) for column, kind in zip(zip(*waiting), _SCHEMA)]
+        out.write_table(pyarrow.Table.from_arrays(columns, schema=_SCHEMA))
+
+
+def _findings(raw: read.Raw, count: _Count) -> list[dict[str, Any]]:
+    findings = [rows_finding(code, count.left_out[code]) for code in _DROPS if count.left_out[code]]
+    findings += [rows_finding("duplicate", count.repeated)] if count.repeated else []
+    findings += [encoding_finding(file, encoding) for file, encoding in raw.encodings.items()]
+    if raw.unread:
+        message = Say("Only sheets with the same columns as the first are read; left out: {sheets}.", sheets=", ".join(raw.unread[:20]))
+        fix = Say("Save the other sheets as files of their own if they hold examples.")
+        findings.append(finding("sheet", "warn", [], message, fix, count=len(raw.unread)))
+    return findings
 
 
 def open(home: Home, digest: str) -> Dataset:
@@ -141,11 +210,16 @@ def open(home: Home, digest: str) -> Dataset:
 
 
 def rows(home: Home, digest: str, start: int = 0, count: int | None = None) -> list[dict[str, Any]]:
-    """Canonical rows from position `start`: `{"row": number in the person's file, "messages": […]}` or `{"row", "text"}`."""
+    """Canonical rows from position `start`: `{"row": number in the person's file, "messages": […]}`, with `tools` where the row has
+    them, or `{"row", "text"}`; see convert.py for what a message holds."""
     path = home.dataset(digest) / "rows.parquet"
     if not path.exists():
         raise errors.DataNotFound(name=digest)
-    return [{k: v for k, v in row.items() if v is not None} for row in read_slice(path, start, count)]
+    return [{k: _from_json(k, v) for k, v in row.items() if v is not None} for row in read_slice(path, start, count)]
+
+
+def _from_json(key: str, value: Any) -> Any:
+    return json.loads(value) if key in ("messages", "tools") and isinstance(value, str) else value
 
 
 def read_slice(path: Path, start: int, count: int | None) -> list[dict[str, Any]]:
@@ -166,14 +240,17 @@ def read_slice(path: Path, start: int, count: int | None) -> list[dict[str, Any]
 def peek(home: Home, source: str | Path, token: str | None = None) -> dict[str, Any]:
     """For mapping by hand: `{name, columns, first (up to 5 rows), guess (role -> column), format, why}`. Raises as `load` does
     while reading."""
-    name, files = locate(home, str(source), token)
-    raw = read.read(files)
-    found = guess(raw)
+    name, packed = locate(home, str(source), token)
+    with unpacked(home, packed) as files:
+        seen = read.sample(files)
+        if guess(seen) is None:
+            seen = read.whole(files)
+    found = guess(seen)
     return {
         "name": name,
-        "columns": raw.columns(),
-        "first": [row for _, row in raw.rows[:5]],
-        "guess": found.mapping if found else {},
+        "columns": seen.columns(),
+        "first": [row for _, row in seen.rows[:5]],
+        "guess": mappings.saved(home, seen.columns()) or (found.mapping if found else {}),
         "format": found.format if found else None,
         "why": (found.why if found else Say("None of the columns has a known name.")).as_dict(),
     }

@@ -1,13 +1,17 @@
-"""Bytes to text: what a file really is by its first bytes, and which encoding its text is in."""
+"""What a file really is by its first bytes, and which encoding its text is in."""
 
 from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
 
 from charset_normalizer import from_bytes
 
 from lora_ui import errors
+from lora_ui.errors import Say
 
 SIGNATURES: list[tuple[bytes, str]] = [
     (b"\x89PNG\r\n\x1a\n", "a PNG picture"),
@@ -35,6 +39,7 @@ _BOMS += [(codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]")
 _SAMPLE = 200_000
 """Bytes that the detection of an old encoding looks at: more is slow and tells no more."""
+_CHUNK = 2**20
 
 
 def signature(head: bytes) -> str | None:
@@ -44,28 +49,66 @@ def signature(head: bytes) -> str | None:
     return next((what for start, what in SIGNATURES if head.startswith(start)), None)
 
 
-def decode(data: bytes, name: str) -> tuple[str, str | None]:
-    """(text without byte order mark, name of the encoding when it had to be guessed else None). Raises NotText, UnreadableEncoding."""
-    if what := signature(data[:16]):
+@dataclass(frozen=True)
+class Encoding:
+    """`skip`: bytes of the byte order mark; `guessed`: nothing in the file says it."""
+
+    name: str
+    skip: int = 0
+    guessed: bool = False
+
+
+def encoding_of(name: str, file: BinaryIO) -> Encoding:
+    """The encoding in which the whole file can be read; it is gone through once, a piece at a time. Raises NotText, UnreadableEncoding."""
+    head = file.read(4096)
+    if what := signature(head[:16]):
         raise errors.NotText(name=name, what=what)
     for mark, encoding in _BOMS:
-        if data.startswith(mark):
-            return _strictly(data[len(mark) :], encoding, name), None
-    if utf16 := _utf16_without_mark(data[:4096]):
-        return _strictly(data, utf16, name), utf16
-    if b"\x00" in data:
+        if head.startswith(mark):
+            return _strictly(name, file, Encoding(encoding, len(mark)), Say("It begins as {encoding}", encoding=encoding.upper()))
+    if utf16 := _utf16_without_mark(head):
+        return _strictly(name, file, Encoding(utf16, 0, True), Say("It looks like {encoding}", encoding=utf16.upper()))
+    strange, zero = _not_utf8(file)
+    if zero:
         raise errors.NotText(name=name, what="binary data")
-    try:
-        return data.decode("utf-8"), None
-    except UnicodeDecodeError as e:
-        return _guessed(data, name, e.start)
+    return Encoding("utf-8") if strange is None else _guessed(name, file, strange)
 
 
-def _strictly(data: bytes, encoding: str, name: str) -> str:
+def _strictly(name: str, file: BinaryIO, encoding: Encoding, because: Say) -> Encoding:
+    file.seek(encoding.skip)
     try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as e:
-        raise errors.UnreadableEncoding(name=name, detail=f"It begins as {encoding.upper()}, but byte {e.start} does not fit.") from None
+        for _ in _decoded(file, encoding.name):
+            pass
+    except UnicodeDecodeError:
+        raise errors.UnreadableEncoding(name=name, detail=Say("{because}, but not all of it fits.", because=str(because))) from None
+    return encoding
+
+
+def _decoded(file: BinaryIO, encoding: str) -> Iterator[str]:
+    decoder = codecs.getincrementaldecoder(encoding)()
+    while piece := file.read(_CHUNK):
+        yield decoder.decode(piece)
+    yield decoder.decode(b"", final=True)
+
+
+def _not_utf8(file: BinaryIO) -> tuple[int | None, bool]:
+    """(place of the first byte that is not UTF-8, whether there is a zero byte anywhere)."""
+    file.seek(0)
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    strange, read = None, 0
+    while piece := file.read(_CHUNK):
+        if b"\x00" in piece:
+            return strange, True
+        if strange is None:
+            waiting = len(decoder.getstate()[0])
+            try:
+                decoder.decode(piece)
+            except UnicodeDecodeError as e:
+                strange = read - waiting + e.start
+        read += len(piece)
+    if strange is None and (waiting := len(decoder.getstate()[0])):
+        strange = read - waiting
+    return strange, False
 
 
 def _utf16_without_mark(head: bytes) -> str | None:
@@ -79,19 +122,24 @@ def _utf16_without_mark(head: bytes) -> str | None:
     return "utf-16-be" if first > 0.4 * half and second < 0.05 * half else None
 
 
-def _guessed(data: bytes, name: str, strange: int) -> tuple[str, str]:
-    """The sample holds the first byte that is not UTF-8 and ends with a line, so that no character is cut."""
-    start = data.rfind(b"\n", 0, max(0, strange - 1000)) + 1
-    sample = data[start : start + _SAMPLE]
+def _guessed(name: str, file: BinaryIO, strange: int) -> Encoding:
+    """The sample holds the first byte that is not UTF-8; where it can, it begins and ends with a line, so that no character is cut."""
+    start = max(0, strange - 1000)
+    file.seek(start)
+    sample = file.read(_SAMPLE)
+    if start:
+        sample = sample[sample.find(b"\n", 0, strange - start) + 1 :]
     sample = sample[: sample.rfind(b"\n") + 1] or sample
     best = from_bytes(sample).best()
-    detail = f"Byte {strange} is not UTF-8, and no other encoding makes sense of it."
+    refusal = errors.UnreadableEncoding(
+        name=name, detail=Say("Byte {place} is not UTF-8, and no other encoding makes sense of it.", place=strange)
+    )
     if best is None:
-        raise errors.UnreadableEncoding(name=name, detail=detail)
+        raise refusal
+    file.seek(0)
     try:
-        text = data.decode(best.encoding)
+        if any(_CONTROL.search(piece) for piece in _decoded(file, best.encoding)):
+            raise refusal
     except UnicodeDecodeError:
-        raise errors.UnreadableEncoding(name=name, detail=detail) from None
-    if _CONTROL.search(text):
-        raise errors.UnreadableEncoding(name=name, detail=detail)
-    return text, best.encoding
+        raise refusal from None
+    return Encoding(best.encoding, 0, True)

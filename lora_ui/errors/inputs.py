@@ -28,7 +28,7 @@ class UnreadableSettingsFile(LoraUIError):
 class DataNotFound(LoraUIError):
     message = "There is no data at {name}."
     cause = "It is neither a file or folder here nor a dataset on the Hugging Face Hub."
-    fix = "Check the spelling, or give a .jsonl, .json, .csv, .tsv, .parquet or .txt file."
+    fix = "Check the spelling, or give a .jsonl, .json, .csv, .tsv, .xlsx, .parquet, .txt or .md file, or a .zip or .gz of these."
 
 
 class EmptyData(LoraUIError):
@@ -40,13 +40,13 @@ class EmptyData(LoraUIError):
 class NotText(LoraUIError):
     message = "{name} is {what}, not text."
     cause = "Its first bytes say so, whatever its name ends in."
-    fix = "Choose a .jsonl, .json, .csv, .tsv, .parquet or .txt file."
+    fix = "Choose a .jsonl, .json, .csv, .tsv, .xlsx, .parquet, .txt or .md file, or a .zip or .gz of these."
 
 
 class UnsupportedFile(LoraUIError):
     message = "{name} is not a kind of file that can be read here."
     cause = "Its name ends in {suffix}."
-    fix = "Choose a .jsonl, .json, .csv, .tsv, .parquet or .txt file."
+    fix = "Choose a .jsonl, .json, .csv, .tsv, .xlsx, .parquet, .txt or .md file, or a .zip or .gz of these."
 
 
 class UnreadableEncoding(LoraUIError):
@@ -103,3 +103,39 @@ class NothingLeftToTrain(LoraUIError):
     message = "All {rows} rows would be held out ({held_out} asked for); none is left to learn from."
     cause = "Held-out rows are never learned."
     fix = "Hold out fewer rows, or add more examples."
+
+
+class UnreadableFile(LoraUIError):
+    message = "{name} cannot be read."
+    cause = "{detail}"
+    fix = "Check that it is still there, that it does not change while it is read, and that you may open it."
+
+
+class RowTooLong(LoraUIError):
+    message = "Line {line} of {name} is longer than {limit} million characters."
+    cause = "No model reads that much at once; often the line breaks between rows are missing."
+    fix = "Write one row per line, or cut this row into several."
+
+
+class TooManyColumns(LoraUIError):
+    message = "{name} has more than {limit} columns."
+    cause = "A table of examples has a few: rows and columns may have changed places, or every row has names of its own."
+    fix = "Write one row per example, with the same few columns in all of them."
+
+
+class BrokenArchive(LoraUIError):
+    message = "The archive {name} cannot be opened."
+    cause = "{detail}"
+    fix = "Pack it again without a password, or unpack it and choose the file inside."
+
+
+class ArchiveTooLarge(LoraUIError):
+    message = "{name} unpacks to too much."
+    cause = "{detail}"
+    fix = "Unpack it yourself and choose the files inside."
+
+
+class DatasetPartNotFound(LoraUIError):
+    message = "{name} has no {wanted}."
+    cause = "What it has: {known}."
+    fix = "Write owner/name@revision:config/split; revision, config and split can each be left out."

@@ -144,6 +144,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
         yield from show(here["source"], mapping, remembered, here["name"])
 
     def again(here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        data.forget_mapping(home, here["source"])
         yield from show(here["source"], {}, remembered, here["name"])
 
     def remembered_source(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
@@ -171,7 +172,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
 
 def _hub_name(asked: str) -> str:
     """owner/name of what was typed or pasted. The box takes nothing else, so that no path of this machine can be read with it."""
-    name = sources.hub_id(asked)
+    name = sources.hub_name(asked)
     if name is None or Path(name).exists():
         raise errors.DataNotFound(name=asked.strip() or "?")
     return name

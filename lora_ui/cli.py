@@ -63,7 +63,7 @@ def _raw(
 def _mapping(pairs: list[str]) -> dict[str, str]:
     wrong = [pair for pair in pairs if "=" not in pair]
     if wrong:
-        raise errors.InvalidSettings(problems="\n".join(f"--map {pair}: write role=column, such as user=question" for pair in wrong))
+        raise errors.InvalidSettings([errors.Say("--map {pair}: write role=column, such as user=question", pair=pair) for pair in wrong])
     return dict(pair.split("=", 1) for pair in pairs)
 
 

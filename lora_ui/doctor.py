@@ -31,7 +31,9 @@ def report(home: Home) -> dict[str, Any]:
     if home.free_bytes() < 5e9:
         notes.append("Less than 5 GB is free on the home folder's disk.")
     notes.append(
-        "The starter model is on this machine." if (models.starter_folder(home) / "config.json").exists() else "The starter model is fetched at its first use."
+        "The starter model is on this machine."
+        if (models.starter_folder(home) / "config.json").exists()
+        else "The starter model is fetched at its first use."
     )
     return {
         "machine": asdict(here),

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from lora_ui import errors
+from lora_ui.errors import Say
 
 Auto = Literal["auto"]
 
@@ -57,7 +58,7 @@ class ModelSettings(Group):
     @model_validator(mode="after")
     def _one_precision(self) -> ModelSettings:
         if self.load_in_4bit and self.load_in_8bit:
-            raise ValueError("load_in_4bit and load_in_8bit cannot both be on: choose one")
+            raise ValueError(Say("load_in_4bit and load_in_8bit cannot both be on: choose one"))
         return self
 
 
@@ -128,7 +129,7 @@ class TrainingSettings(Group):
     def _batches_divide(self) -> TrainingSettings:
         whole, part = self.global_batch_size, self.per_device_train_batch_size
         if isinstance(whole, int) and isinstance(part, int) and whole % part:
-            raise ValueError(f"global_batch_size ({whole}) has to be a multiple of per_device_train_batch_size ({part})")
+            raise ValueError(Say("global_batch_size ({whole}) has to be a multiple of per_device_train_batch_size ({part})", whole=whole, part=part))
         return self
 
 
@@ -237,42 +238,46 @@ def parse(raw: dict[str, Any]) -> Settings:
     try:
         return Settings.model_validate(raw)
     except ValidationError as e:
-        raise errors.InvalidSettings(problems="\n".join(dict.fromkeys(_problem(p) for p in e.errors()))) from None
+        raise errors.InvalidSettings(list(dict.fromkeys(_problem(p) for p in e.errors()))) from None
 
 
-def _problem(problem: Any) -> str:
+def _problem(problem: Any) -> Say:
     """One line: the field's key, what is wrong, and a hint. Pydantic adds union branches to `loc`; the key is its first two parts."""
     loc = [str(part) for part in problem["loc"]]
     key = ".".join(loc[:2]) or "settings"
     if problem["type"] == "extra_forbidden":
         known = [f.key for f in fields()] + list(Settings.model_fields)
         near = [f.key for f in fields() if f.name == loc[-1]] or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"{key}: there is no such field" + (f"; did you mean {near[0]}?" if near else "")
-    said = problem["msg"].removeprefix("Value error, ")
+        if near:
+            return Say("{key}: there is no such field; did you mean {near}?", key=key, near=near[0])
+        return Say("{key}: there is no such field", key=key)
     shown = problem.get("input")
-    if isinstance(shown, dict) or len(loc) == 1:
-        return f"{key}: {said}"
     field = next((f for f in fields() if f.key == key), None)
-    return f"{key}: {shown!r} cannot be used; {_expected(field) if field else said}"
+    if field is None or isinstance(shown, dict):
+        said = problem.get("ctx", {}).get("error")
+        own = said.args[0] if said and isinstance(said.args[0], Say) else Say("{said}", said=problem["msg"])
+        return Say("{key}: {said}", key=key, said=own)
+    return Say("{key}: {shown} cannot be used; it takes {expected}", key=key, shown=repr(shown), expected=_expected(field))
 
 
-def _expected(field: SettingsField) -> str:
-    words = {
-        "integer": "a whole number",
-        "number": "a number",
-        "switch": "true or false",
-        "text": "text",
-        "list": "a name or a list of names",
-    }
+def _expected(field: SettingsField) -> Say:
     if field.name == "target_modules":
-        return "it takes all-linear or module names, and never lm_head"
-    expected = "one of " + ", ".join(map(str, field.choices)) if field.kind == "choice" else words.get(field.kind, field.kind)
-    bounds = [
-        f"{sign} {b:g}"
-        for sign, b in (("above" if field.above else "from", field.minimum), ("to", field.maximum))
-        if b is not None and field.kind != "text"
-    ]
-    return "it takes " + " ".join([expected, *bounds]) + (" or auto" if field.auto else "")
+        return Say("all-linear or module names, and never lm_head")
+    kinds = {
+        "integer": Say("a whole number"),
+        "number": Say("a number"),
+        "switch": Say("true or false"),
+        "text": Say("text"),
+        "list": Say("a name or a list of names"),
+        "mapping": Say("role=column pairs; the roles are system, user, context, assistant, text, messages"),
+        "choice": Say("one of {choices}", choices=", ".join(map(str, field.choices))),
+    }
+    expected = kinds[field.kind]
+    if field.kind in ("integer", "number") and field.minimum is not None:
+        low, high = f"{field.minimum:g}", f"{field.maximum:g}"
+        bounded = Say("{what} above {low}, to {high}", what=expected, low=low, high=high)
+        expected = bounded if field.above else Say("{what} from {low} to {high}", what=expected, low=low, high=high)
+    return Say("{what} or auto", what=expected) if field.auto else expected
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:
@@ -295,7 +300,9 @@ def from_assignments(assignments: list[str]) -> dict[str, Any]:
         key, sign, text = assignment.partition("=")
         group, dot, name = key.strip().partition(".")
         if not (sign and dot and name):
-            raise errors.InvalidSettings(problems=f"{assignment}: write --set group.field=value, such as training.learning_rate=2e-4")
+            raise errors.InvalidSettings(
+                [Say("{given}: write --set group.field=value, such as training.learning_rate=2e-4", given=assignment)]
+            )
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:

@@ -20,7 +20,7 @@ def test_every_wrong_field_is_named_at_once_with_what_it_takes():
     assert said == [
         "adapter.r: -1 cannot be used; it takes a whole number from 1 to 1024",
         "training.max_steps: 0 cannot be used; it takes a whole number from -1 to 1e+07",
-        "training.learning_rate: 'fast' cannot be used; it takes a number above 0 to 1",
+        "training.learning_rate: 'fast' cannot be used; it takes a number above 0, to 1",
         "evaluation.eval_stepz: there is no such field; did you mean evaluation.eval_steps?",
     ]
 

@@ -39,4 +39,5 @@ class LoraUIError(Exception):
 
     def as_dict(self) -> dict[str, Any]:
         """`{kind, message, cause, fix, values}`: what `outcome.json`, `--json` and the page carry."""
-        return {"kind": self.kind, "message": self.message, "cause": self.cause, "fix": self.fix, "values": self.values}
+        values = {name: value.as_dict() if isinstance(value, Say) else value for name, value in self.values.items()}
+        return {"kind": self.kind, "message": self.message, "cause": self.cause, "fix": self.fix, "values": values}

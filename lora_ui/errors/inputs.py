@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from lora_ui.errors.error import LoraUIError
+from lora_ui.errors.error import LoraUIError, Say
 
 
 class InvalidSettings(LoraUIError):
-    """`problems` is one line per wrong field, each with its own hint."""
+    """One line per wrong field, each with its own hint."""
 
     message = "These settings cannot be used:\n{problems}"
     cause = "A field is unknown or its value is out of range."
     fix = "Change the fields named above; the reference table in the README lists all of them."
+
+    def __init__(self, lines: list[Say]):
+        super().__init__(problems="\n".join(lines), lines=[line.as_dict() for line in lines])
 
 
 class UnknownPreset(LoraUIError):

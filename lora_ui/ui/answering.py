@@ -72,7 +72,9 @@ class Asking:
         self.p, self.home, self.t = p, page.home, page.t
         self.stops: dict[str | None, threading.Event] = {}
 
-    def ask(self, request: gr.Request, editing: int | None, message: str, run_id: str, view: str, store: dict[str, Any], *expert: Any) -> Updates:
+    def ask(
+        self, request: gr.Request, editing: int | None, message: str, run_id: str, view: str, store: dict[str, Any], *expert: Any
+    ) -> Updates:
         if not message.strip():
             yield {self.p.ask: gr.skip()}
             return
@@ -125,7 +127,11 @@ class Asking:
 
         stopping = self.stops[request.session_hash] = threading.Event()
         try:
-            fresh = {p.ask: gr.update(value=draft, submit_btn=False, stop_btn=True), p.editing: None, p.note: gr.update(value="", visible=False)}
+            fresh = {
+                p.ask: gr.update(value=draft, submit_btn=False, stop_btn=True),
+                p.editing: None,
+                p.note: gr.update(value="", visible=False),
+            }
             yield {**state(t("chat.opening")), **said(), **fresh}
             at: chats.Endpoint | None = None
             for news in _opened(self.home, t, run_id, stopping):
@@ -188,7 +194,9 @@ def _waiting(home: Home, t: Words, job: dict[str, Any], seconds: float) -> str:
     return t("chat.wait.load", n=f"{seconds:.0f}")
 
 
-def _stream(at: chats.Endpoint, turns: list[Turn], here: dict[str, str], options: dict[str, Any], stopping: threading.Event) -> Iterator[None]:
+def _stream(
+    at: chats.Endpoint, turns: list[Turn], here: dict[str, str], options: dict[str, Any], stopping: threading.Event
+) -> Iterator[None]:
     """Fill the last turn's answers as they are written; yields when there is something new to show. Another try takes the next seed."""
     seed = int(options["seed"] or 0) + turns[-1].get("tries", 0)
     chosen = (float(options["temperature"]), float(options["top_p"]), int(options["longest"]), seed)

@@ -23,7 +23,6 @@ from lora_ui.ui.words import Words
 
 CHIPS = 3
 DEFAULTS = {"system": "", "temperature": 0.0, "top_p": 1.0, "longest": 256, "seed": 42}
-REMEMBER = "(text, store) => ({...store, draft: text})"
 ADDRESS = "(run) => { history.replaceState(null, '', `/chat?run=${encodeURIComponent(run)}`) }"
 
 Store = dict[str, Any]
@@ -47,7 +46,9 @@ def _draw(page: Page) -> SimpleNamespace:
     t, p = page.t, SimpleNamespace()
     with gr.Row(elem_classes="lu-choice"):
         p.run = gr.Dropdown([], label=t("chat.run"), elem_id="chat-run", scale=2)
-        p.view = gr.Radio([(t(f"chat.view.{view}"), view) for view in VIEWS], value="both", label=t("chat.view"), elem_id="chat-view", scale=2)
+        p.view = gr.Radio(
+            [(t(f"chat.view.{view}"), view) for view in VIEWS], value="both", label=t("chat.view"), elem_id="chat-view", scale=2
+        )
     p.truth = html()
     p.panes = gr.HTML("", apply_default_css=False, js_on_load=conversation.CLICKS, elem_id="panes", max_height="60vh", autoscroll=True)
     p.rows, p.editing, p.said = gr.State([]), gr.State(None), gr.State({})
@@ -57,7 +58,14 @@ def _draw(page: Page) -> SimpleNamespace:
         p.chips = [gr.Button("", size="sm", visible=False, elem_id=f"chip-{n}") for n in range(CHIPS)]
     with gr.Row(elem_classes="lu-ask"):
         p.ask = gr.Textbox(
-            placeholder=t("chat.ask"), label=t("chat.ask_label"), show_label=False, submit_btn=True, lines=1, max_lines=8, elem_id="ask", autofocus=False
+            placeholder=t("chat.ask"),
+            label=t("chat.ask_label"),
+            show_label=False,
+            submit_btn=True,
+            lines=1,
+            max_lines=8,
+            elem_id="ask",
+            autofocus=False,
         )
     with gr.Accordion(t("chat.expert"), open=False, elem_id="chat-expert"):
         html(f'<p class="muted">{esc(t("chat.expert_hint"))}</p>')
@@ -102,12 +110,31 @@ def _panes(t: Words, home: Home, run_id: str, view: str, store: Store, wait: str
     return conversation.draw(t, turns, speakers(run_id, view), titles(t, home, run_id), t("chat.empty"), wait)
 
 
+def remember(text: str, store: Store) -> Store:
+    """A half-typed question survives a reload."""
+    print("REM", text, str(store)[:80])
+    return {**store, "draft": text}
+
+
 class Choice:
     """Which run is talked with, and what the page shows for it."""
 
     def __init__(self, page: Page, p: SimpleNamespace):
         self.page, self.p, self.home, self.t = page, p, page.home, page.t
-        self.outputs = [p.panes, p.rows, p.chip_row, *p.chips, p.truth, p.view, p.clear, p.expert["system"], p.ask, page.memory, p.editing, p.note]
+        self.outputs = [
+            p.panes,
+            p.rows,
+            p.chip_row,
+            *p.chips,
+            p.truth,
+            p.view,
+            p.clear,
+            p.expert["system"],
+            p.ask,
+            page.memory,
+            p.editing,
+            p.note,
+        ]
 
     def chosen(self, run_id: str, view: str, store: Store, memory: dict[str, Any]) -> dict[Any, Any]:
         t, p = self.t, self.p
@@ -159,7 +186,7 @@ class Choice:
         picked = page.on(p.run.input, self.chosen, [p.run, p.view, p.store, page.memory], self.outputs)
         picked.then(None, p.run, None, js=ADDRESS)
         page.on(p.view.input, self.looked, [p.run, p.view, p.store], [p.panes, p.store])
-        p.ask.input(None, [p.ask, p.store], p.store, js=REMEMBER, api_visibility="private")
+        page.on(p.ask.input, remember, [p.ask, p.store], p.store, clears=False, queue=False, trigger_mode="always_last")
         page.on(p.clear.click, self.cleared, [p.run, p.view, p.store], [p.panes, p.store, p.clear])
 
 

@@ -54,7 +54,9 @@ def messages(turns: list[Turn], pane: str, system: str) -> list[dict[str, str]]:
     return [*said, {"role": "user", "content": turns[-1]["ask"]}]
 
 
-def merged(streams: dict[str, Iterator[dict[str, Any]]], stopping: threading.Event) -> Generator[tuple[str, dict[str, Any]] | None, None, None]:
+def merged(
+    streams: dict[str, Iterator[dict[str, Any]]], stopping: threading.Event
+) -> Generator[tuple[str, dict[str, Any]] | None, None, None]:
     """(name, piece) from several streams as they come, None when a tenth of a second brought nothing. Setting `stopping`, or
     closing this, ends them all. Raises what a stream raises."""
     pieces: queue.Queue[tuple[str, dict[str, Any] | BaseException | None]] = queue.Queue()
@@ -105,9 +107,15 @@ def draw(t: Words, turns: list[Turn], speakers: dict[str, str], titles: dict[str
 
 def _turn(t: Words, place: int, turn: Turn, speakers: dict[str, str], titles: dict[str, str], wait: str, last: bool) -> str:
     edit = _button("edit", t("chat.edit"), place)
-    wanted = f'<p class="wanted"><span class="muted">{esc(t("chat.wanted"))}</span> <span dir="auto">{esc(turn["wanted"])}</span></p>' if turn.get("wanted") else ""
+    wanted = (
+        f'<p class="wanted"><span class="muted">{esc(t("chat.wanted"))}</span> <span dir="auto">{esc(turn["wanted"])}</span></p>'
+        if turn.get("wanted")
+        else ""
+    )
     asked = f'<div class="ask"><p class="text" dir="auto">{esc(turn["ask"])}</p>{edit}</div>'
-    answers = "".join(_answer(t, place, turn["answers"].get(pane), pane, model, titles, wait if last else "", last) for pane, model in speakers.items())
+    answers = "".join(
+        _answer(t, place, turn["answers"].get(pane), pane, model, titles, wait if last else "", last) for pane, model in speakers.items()
+    )
     return f'<section class="turn">{asked}<div class="answers">{answers}</div>{wanted}</section>'
 
 

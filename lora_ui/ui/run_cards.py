@@ -83,7 +83,9 @@ def phases(t: Words, run: Run) -> str:
         done = took.get(name) is not None and (ended or place < reached)
         mark, state = ("✓", "done") if done else ("●", "now") if name == now and not ended else ("○", "ahead")
         time = f" {exact(t, took[name])}" if done else ""
-        items.append(f'<li class="{state}"><span aria-hidden="true">{mark}</span> {esc(t("runs.phase." + name))}<span class="num">{esc(time)}</span></li>')
+        items.append(
+            f'<li class="{state}"><span aria-hidden="true">{mark}</span> {esc(t("runs.phase." + name))}<span class="num">{esc(time)}</span></li>'
+        )
     return f'<ol class="phases" aria-label="{esc(t("runs.phases"))}">{"".join(items)}</ol>'
 
 
@@ -182,7 +184,9 @@ def head(t: Words, run: Run) -> str:
 
 def facts(t: Words, run: Run) -> str:
     """What was taught to what, in one grey line."""
-    parts = [t("runs.facts.data", name=run["data"]["name"], rows=number(run["data"]["train_rows"]), kept=number(run["data"]["held_out_rows"]))]
+    parts = [
+        t("runs.facts.data", name=run["data"]["name"], rows=number(run["data"]["train_rows"]), kept=number(run["data"]["held_out_rows"]))
+    ]
     parts.append(t("runs.facts.base", name=run["base_model"]))
     parts += [t("runs.facts.preset", name=run["preset"])] if run["preset"] else []
     return f'<p class="muted">{esc(" · ".join(parts))}</p>'

@@ -103,9 +103,7 @@ def _notice(page: Page, request: gr.Request, notice: gr.HTML, undo: gr.Button) -
 
 def _cards(t: Words, there: list[dict[str, Any]], points: dict[str, Any]) -> str:
     if not there:
-        return (
-            f'<div class="empty"><p>{esc(t("runs.none"))}</p><a class="button primary" href="/?example=1">{esc(t("runs.none_action"))}</a></div>'
-        )
+        return f'<div class="empty"><p>{esc(t("runs.none"))}</p><a class="button primary" href="/?example=1">{esc(t("runs.none_action"))}</a></div>'
     items = "".join(f"<li>{run_cards.card(t, entry, points[entry['id']])}</li>" for entry in there)
     return f'<ul class="run-list">{items}</ul>'
 

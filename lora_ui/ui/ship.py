@@ -122,7 +122,19 @@ class Shipping:
     def __init__(self, page: Page, p: SimpleNamespace):
         self.page, self.p, self.home, self.t = page, p, page.home, page.t
         p.seen, p.beat = gr.State({}), gr.Timer(1.5, active=False)
-        self.news = [p.merge_says, p.merge_news, p.merge, p.merge_stop, p.publish_news, p.publish, p.publish_stop, p.goes_up, p.code["ollama"], p.beat, p.seen]
+        self.news = [
+            p.merge_says,
+            p.merge_news,
+            p.merge,
+            p.merge_stop,
+            p.publish_news,
+            p.publish,
+            p.publish_stop,
+            p.goes_up,
+            p.code["ollama"],
+            p.beat,
+            p.seen,
+        ]
         self.about = [p.truth, p.download_says, p.inside, p.publish_says, p.repo, p.code["python"], p.code["vllm"], p.download, page.memory]
 
     def read(self, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]) -> dict[Any, Any]:
@@ -145,7 +157,9 @@ class Shipping:
         }
         fresh = {name: value for name, value in now.items() if seen.get(name) != value or seen.get("run") != run_id}
         parts = {**vars(p), "ollama": p.code["ollama"], "ticking": p.beat}
-        changed = {parts[name]: gr.update(**value) if isinstance(value, dict) else value for name, value in fresh.items() if name != "ticking"}
+        changed = {
+            parts[name]: gr.update(**value) if isinstance(value, dict) else value for name, value in fresh.items() if name != "ticking"
+        }
         if "ticking" in fresh:
             changed[p.beat] = gr.Timer(active=now["ticking"])
         return {**changed, p.seen: {**seen, **fresh, "run": run_id}} if fresh else {p.seen: gr.skip()}
@@ -179,8 +193,18 @@ class Shipping:
         runs.merge(self.home, run_id, uuid.uuid4().hex)
         return self.read(run_id, what, memory, seen)
 
-    def publish(self, token: str, repo: str, who: str, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]) -> dict[Any, Any]:
-        runs.push(self.home, run_id, repo.strip(), uuid.uuid4().hex, merged=what == "merged", public=who == "public", token=clean_token(token) or None)
+    def publish(
+        self, token: str, repo: str, who: str, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]
+    ) -> dict[Any, Any]:
+        runs.push(
+            self.home,
+            run_id,
+            repo.strip(),
+            uuid.uuid4().hex,
+            merged=what == "merged",
+            public=who == "public",
+            token=clean_token(token) or None,
+        )
         return self.read(run_id, what, memory, seen)
 
     def stop(self, kind: str) -> Any:
@@ -206,7 +230,14 @@ class Shipping:
         page.on(p.beat.tick, self.read, now, self.news, clears=False, queue=False)
         page.on(p.what.input, self.read, now, self.news, clears=False)
         browser.saves(page, p.download, lambda run_id: runs.adapter_zip(self.home, run_id), p.run, at=p.download_problem)
-        page.on(p.download.click, self.downloaded, [p.run, page.memory], [p.download, p.publish, page.memory], at=p.download_problem, clears=False)
+        page.on(
+            p.download.click,
+            self.downloaded,
+            [p.run, page.memory],
+            [p.download, p.publish, page.memory],
+            at=p.download_problem,
+            clears=False,
+        )
         page.on(p.who.input, lambda who: _seen_by(self.t, who), p.who, p.seen_by, clears=False)
         page.on(p.merge.click, self.merge, now, self.news, at=p.merge_problem)
         page.on(p.merge_stop.click, self.stop("merge"), now, self.news, at=p.merge_problem)

@@ -33,7 +33,10 @@ def download_says(t: Words, run: Run) -> str:
 
 def files(t: Words, title: str, folder: Path) -> str:
     """What is in a folder, name and size."""
-    rows = "".join(f'<li><span class="mono">{esc(path.name)}</span> <span class="num">{size(path.stat().st_size)}</span></li>' for path in sorted(folder.iterdir()))
+    rows = "".join(
+        f'<li><span class="mono">{esc(path.name)}</span> <span class="num">{size(path.stat().st_size)}</span></li>'
+        for path in sorted(folder.iterdir())
+    )
     return f'<details class="files"><summary>{esc(title)}</summary><ul>{rows}</ul></details>'
 
 
@@ -77,7 +80,7 @@ def _standing(t: Words, job: Standing) -> str:
     if job["state"] in ENDED:
         return f'<p class="muted">{esc(t("ship.stopped"))}</p>'
     if job["state"] == "queued":
-        return f'<p>{esc(t("ship.queued"))}</p>'
+        return f"<p>{esc(t('ship.queued'))}</p>"
     if job["total"]:
         share = min(100, int(100 * job["done"] / job["total"]))
         said = t("ship.sent", done=size(job["done"]), total=size(job["total"])) if job["unit"] == "bytes" else f"{share} %"
@@ -94,7 +97,7 @@ def _standing(t: Words, job: Standing) -> str:
 def publish_says(t: Words, licence: str | None) -> str:
     """What publishing is, and which licence follows."""
     follows = t("ship.licence", licence=licence) if licence else t("ship.licence_unknown")
-    return f'<p>{esc(t("ship.publish_says"))} {esc(follows)}</p>'
+    return f"<p>{esc(t('ship.publish_says'))} {esc(follows)}</p>"
 
 
 def goes_up(t: Words, run: Run, what: str) -> str:
@@ -129,7 +132,9 @@ print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:], skip_special_to
 
 def vllm(run: Run) -> str:
     adapter = shlex.quote(f"{run['id']}={run['adapter_path']}")
-    return f"vllm serve {shlex.quote(_base(run))} --enable-lora --max-lora-rank {run['settings']['adapter']['r']} --lora-modules {adapter}\n"
+    return (
+        f"vllm serve {shlex.quote(_base(run))} --enable-lora --max-lora-rank {run['settings']['adapter']['r']} --lora-modules {adapter}\n"
+    )
 
 
 def ollama(t: Words, run: Run) -> str:

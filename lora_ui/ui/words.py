@@ -64,6 +64,8 @@ class Words:
         if known is None:
             return {part: error[part] for part in ("message", "cause", "fix")}
         values = {name: self._value(value) for name, value in error["values"].items()}
+        if error["kind"] == "InvalidSettings":
+            values["problems"] = "\n".join(self.say(line) for line in error["values"]["lines"])
         if error["kind"] == "BrokenRows":
             values["problems"] = self._lines(error["values"])
         return {part: text.format(**values) for part, text in zip(("message", "cause", "fix"), known)}

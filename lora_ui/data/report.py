@@ -16,10 +16,14 @@ SEVERITY = {
 }
 
 
-def finding(code: str, severity: str, rows: list[int], message: Say, fix: Say, count: int | None = None) -> dict[str, Any]:
-    """`{code, severity, count, rows, message, fix}`; `rows` names at most five."""
+def finding(
+    code: str, severity: str, rows: list[int], message: Say, fix: Say, count: int | None = None, action: str | None = None
+) -> dict[str, Any]:
+    """`{code, severity, count, rows, message, fix, action}`; `rows` names at most five. `action` is what one click may do: `drop`
+    when `data.leave_out` takes the code, `trim` when cutting the rows is what happens without it, else None."""
     count = len(rows) if count is None else count
-    return {"code": code, "severity": severity, "count": count, "rows": rows[:5], "message": message.as_dict(), "fix": fix.as_dict()}
+    said = {"message": message.as_dict(), "fix": fix.as_dict(), "action": action}
+    return {"code": code, "severity": severity, "count": count, "rows": rows[:5], **said}
 
 
 def _says(code: str, count: int) -> tuple[Say, Say]:

@@ -174,7 +174,8 @@ class _Reading:
         framed = [_frame(m, *self.marks[i]) if i in self.marks else m for i, m in enumerate(self.messages[:until])]
         text = lay_out(self.tokenizer, framed, self.tools, self.template)[0].replace(self.cut, "")
         known = {mark for both in self.marks.values() for mark in both}
-        bare, places, length = [], {}, 0
+        places: dict[str, list[int]] = {}
+        bare, length = [], 0
         for piece in _PRIVATE.split(text):
             if piece in known:
                 places.setdefault(piece, []).append(length)

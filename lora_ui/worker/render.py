@@ -111,7 +111,8 @@ def _rendered(row: Laid, tokens: Tokens, max_length: int) -> Rendered:
 
 
 def _learned(starts: Any, ends: Any, learned: Spans, length: int) -> Any:
-    """A token is learned when any of its characters is; one without characters goes with the token before it."""
+    """A token is learned when any of its characters is; one without characters goes with the token before it. The first token of a
+    row never is: nothing comes before it that could tell it (the trainer leaves it out as well)."""
     inside = np.zeros(length + 1, np.int64)
     for first, last in learned:
         inside[first + 1 : last + 1] = 1
@@ -120,6 +121,7 @@ def _learned(starts: Any, ends: Any, learned: Spans, length: int) -> Any:
     empty = np.flatnonzero(ends == starts)
     for at in empty.tolist():
         yes[at] = at > 0 and yes[at - 1]
+    yes[:1] = False
     return yes
 
 

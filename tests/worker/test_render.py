@@ -138,7 +138,8 @@ def test_cut_at_the_longest_length(tmp_path: Path) -> None:
 def test_plain_text_is_learned_whole_with_its_end(tmp_path: Path) -> None:
     tokenizer = tokenizer_in(tmp_path)
     result = made(tokenizer, {"text": "The old mill. <|im_end|> The end"}, "not used")
-    assert learned(result) == ["The old mill. <|im_end|> The end<|im_end|>"]
+    assert learned(result) == [result.text[result.ends[0] :]]  # nothing comes before the first token that could tell it
+    assert result.text == "The old mill. <|im_end|> The end<|im_end|>"
     assert [id for id in result.input_ids if id <= END] == [END]
     assert result.input_ids[-1] == tokenizer.eos_token_id
 

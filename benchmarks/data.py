@@ -43,7 +43,12 @@ def write(folder: Path) -> None:
     trainer = trainers.BpeTrainer(vocab_size=16_000, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator((" ".join(words[i : i + 50]) for i in range(0, len(words), 50)), trainer)
     tokenizer.save(str(base / "tokenizer.json"))
-    named = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    named = {
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "tokenizer_class": "PreTrainedTokenizerFast",
+    }
     (base / "tokenizer_config.json").write_text(json.dumps(named))
     (base / "chat_template.jinja").write_text(CHATML)
     config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "max_position_embeddings": 2048}
@@ -97,7 +102,10 @@ def tokenise(folder: Path) -> float:
 
 def measured(what: str, folder: Path, **environment: str) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, __file__, what, str(folder)], env={**os.environ, "PYTHONPATH": str(ROOT), **environment}, capture_output=True, text=True
+        [sys.executable, __file__, what, str(folder)],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
     )
     if done.returncode:
         sys.exit(done.stderr)

@@ -37,7 +37,9 @@ def _says(code: str, count: int) -> tuple[Say, Say]:
         message = Say(
             "{count} conversations do not alternate between user and assistant, ending with the assistant, and are left out.", count=count
         )
-        return message, Say("Put their turns in order, or leave these rows out.")
+        return message, Say(
+            "Look for a role that is not known, a system turn in the middle, or a last turn that is not the assistant's; put them in order."
+        )
     if code == "broken_row":
         return Say("{count} rows do not fit the columns or hold something other than text, and are left out.", count=count), Say(
             "Mend these rows, or leave them out."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def trained_rows(batch: dict[str, Any], packing: bool) -> Iterator[Row]:
         else:
             edges = [0, int(batch["attention_mask"][at].sum())]
             assert batch["attention_mask"][at, : edges[1]].all() and set(labels[edges[1] :]) <= {-100}
-        yield from ((tuple(ids[a:b]), tuple(labels[a:b])) for a, b in zip(edges, edges[1:]))
+        yield from ((tuple(ids[a:b]), tuple(labels[a:b])) for a, b in pairwise(edges))
 
 
 @pytest.mark.parametrize("packing", [False, True], ids=["rows", "packed"])
@@ -63,7 +64,13 @@ def test_the_trainers_batches_are_what_the_preview_shows(place: tuple[Home, Path
     _, base, _ = place
     folder, shown = shown_rows(place, learn)
     arguments = SFTConfig(
-        output_dir=str(tmp_path / "out"), max_length=256, packing=packing, per_device_train_batch_size=2, use_cpu=True, bf16=False, report_to="none"
+        output_dir=str(tmp_path / "out"),
+        max_length=256,
+        packing=packing,
+        per_device_train_batch_size=2,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
     )
     model = AutoModelForCausalLM.from_pretrained(base)
     rows = _rows(folder / "train.parquet", tmp_path / "cache")

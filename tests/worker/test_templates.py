@@ -182,7 +182,7 @@ def test_calls_of_tools_are_learned_and_their_results_are_not(family: Any) -> No
     result = {"role": "tool", "content": "Rain", "name": "get_weather", "tool_call_id": "call00001"}
     messages = [user("Weather in Oslo?"), assistant("", tool_calls=[CALL]), result, assistant("It rains.")]
     if truth.call is None:
-        with pytest.raises(Exception, match="alternate|drops or changes|Only user"):
+        with pytest.raises(Exception, match=r"alternate|drops or changes|Only user"):
             made(tokenizer, template, messages, tools=TOOLS)
         return
     for calls in ([CALL], '[{"name": "get_weather", "arguments": "{\\"city\\": \\"Oslo\\"}"}]'):

@@ -152,14 +152,15 @@ def _after_answer(tokenizer: PreTrainedTokenizerFast, template: str, probe: Mess
 
 
 @lru_cache(maxsize=16)
-def only_asked(tokenizer: PreTrainedTokenizerFast, template: str) -> str:
-    """What a prompt for an answer ends with that an earlier answer does not begin with, such as `<think>`."""
+def asked_with(tokenizer: PreTrainedTokenizerFast, template: str) -> tuple[str, str]:
+    """(what follows a question in the prompt for its answer; the end of this that an earlier answer does not begin with, such as
+    `<think>`)."""
     try:
         asked = lay_out(tokenizer, [{**_ASKED, "content": _MARK}], None, template, ask=True)[0].rpartition(_MARK)[2]
         answered = lay_out(tokenizer, [{**_ASKED, "content": _MARK}, {**_ANSWERED, "content": "Yes"}, _ASKED, _ANSWERED], None, template)[0]
     except REFUSALS:
-        return ""
-    return asked[shared(asked, answered.partition(_MARK)[2]) :]
+        return "", ""
+    return asked, asked[shared(asked, answered.partition(_MARK)[2]) :]
 
 
 @lru_cache(maxsize=16)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,15 +149,27 @@ def _write(job: Job, params: _ROW, tokenizer: PreTrainedTokenizerFast, chosen: S
     """The parts in `staging`."""
     counted, parts, done = Counts(), _Parts(staging, target), 0
     own = data.open(job.home, params["held_out_digest"]).report["kept"] if params["held_out_digest"] else 0
+    total, waiting = len(chosen.used) + own, deque[tuple[list[tuple[str, _ROW]], Future[list[Rendered]]]]()
+
+    def keep() -> int:
+        together, tokenised = waiting.popleft()
+        for (side, row), made in zip(together, tokenised.result(), strict=True):
+            if counted.add(row["row"], side, made, params["leave_out"]):
+                parts.add(side, {"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
+        return len(together)
+
     try:
-        for together in _together(_chosen_rows(job, params, chosen)):
-            job.check()
-            rendered = _rendered(tokenizer, [row for _, row in together], params)
-            for (side, row), made in zip(together, rendered, strict=True):
-                if counted.add(row["row"], side, made, params["leave_out"]):
-                    parts.add(side, {"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
-            done += len(together)
-            job.progress(done, len(chosen.used) + own, "rows")
+        with ThreadPoolExecutor(max_workers=1) as pool:  # tokenising lets go of Python's lock: meanwhile the next rows are laid out
+            for together in _together(_chosen_rows(job, params, chosen)):
+                job.check()
+                laid = _laid(tokenizer, [row for _, row in together], params)
+                waiting.append((together, pool.submit(render.tokenise, tokenizer, laid, params["max_length"])))
+                if len(waiting) > 1:
+                    done += keep()
+                    job.progress(done, total, "rows")
+            while waiting:
+                done += keep()
+                job.progress(done, total, "rows")
     finally:
         parts.close()
     return counted
@@ -197,7 +211,7 @@ def _letters(row: _ROW) -> int:
     return len(row.get("text") or "") + sum(len(str(v)) for m in row.get("messages") or [] for v in m.values() if v)
 
 
-def _rendered(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], params: _ROW) -> list[Rendered]:
+def _laid(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], params: _ROW) -> list[Laid]:
     """Rows under limits: together, and where that fails one by one, which names the row. A template is other people's code: whatever
     it raises is its failure on this row."""
     template = template_of(tokenizer, params["template_for_base"])
@@ -207,10 +221,9 @@ def _rendered(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], params: _ROW
 
     try:
         with limited_memory(), limited_time(SECONDS + sum(map(_letters, rows)) / _LETTERS_A_SECOND):
-            laid = [lay(row) for row in rows]
+            return [lay(row) for row in rows]
     except (render.Unrenderable, TooMuch, MemoryError, *_FAILURES):
-        laid = [_alone(lay, row, params) for row in rows]
-    return render.tokenise(tokenizer, laid, params["max_length"])
+        return [_alone(lay, row, params) for row in rows]
 
 
 _FAILURES = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)

@@ -130,10 +130,12 @@ def _learned(starts: Any, ends: Any, learned: Spans, length: int) -> Any:
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Tokens]:
     backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
     encoded = backend.encode_batch(texts, add_special_tokens=False) if texts else []
-    return [(e.ids, 0, np.array(e.offsets, np.int64).reshape(-1, 2)[:, 1]) for e in encoded]
+    return [(e.ids, 0, np.array([last for _, last in e.offsets], np.int64)) for e in encoded]
 
 
 def _pieces(tokenizer: PreTrainedTokenizerFast, text: str, cuts: list[int]) -> Tokens:

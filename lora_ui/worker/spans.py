@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from lora_ui.errors import Say
@@ -18,12 +19,12 @@ from lora_ui.worker.layout import (
     REFUSALS,
     Messages,
     Spans,
+    asked_with,
     control_pattern,
     controls,
     conversation,
     has_generation_tags,
     lay_out,
-    only_asked,
     shared,
     turn_ends,
 )
@@ -57,11 +58,16 @@ class Laid:
 
 def lay_plain(tokenizer: PreTrainedTokenizerFast, text: str) -> Laid:
     """Plain text is learned whole, with the token that ends a text; one that begins a text is put where the tokenizer wants it."""
-    begin = tokenizer.bos_token if tokenizer.bos_token and tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
+    begin = _beginning(tokenizer)
     [cut] = _unused(text, 1)
     body, cuts = _take_out(_cut(tokenizer, "", "user", text, cut), cut)
     whole = begin + body + tokenizer.eos_token
     return Laid(whole, [len(begin) + c for c in cuts], [(len(begin), len(whole))])
+
+
+@lru_cache(maxsize=16)
+def _beginning(tokenizer: PreTrainedTokenizerFast) -> str:
+    return str(tokenizer.bos_token) if tokenizer.bos_token and tokenizer("a").input_ids[0] == tokenizer.bos_token_id else ""
 
 
 def lay_conversation(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], template: str, learn: str) -> Laid:
@@ -77,7 +83,7 @@ def lay_conversation(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], te
     known = kept(tools, "user")
     laid_out, tagged = lay_out(tokenizer, written, known, template)
     text, cuts = _take_out(laid_out, cut)
-    reading = _Reading(tokenizer, template, written, known, text, cut, dict(zip(turns, zip(marks[::2], marks[1::2]))))
+    reading = _Reading(tokenizer, template, written, known, text, cuts, cut, dict(zip(turns, zip(marks[::2], marks[1::2]))))
     if has_generation_tags(template):
         tagged = [(a - laid_out.count(cut, 0, a), b - laid_out.count(cut, 0, b)) for a, b in tagged]
         learned = [reading.tagged(a, b) for a, b in tagged]
@@ -112,11 +118,12 @@ class _Reading:
         messages: Messages,
         tools: list[Any] | None,
         text: str,
+        cuts: list[int],
         cut: str,
         marks: dict[int, tuple[str, str]],
     ):
         self.tokenizer, self.template, self.messages, self.tools = tokenizer, template, messages, tools
-        self.text, self.cut, self.marks = text, cut, marks
+        self.text, self.cuts, self.cut, self.marks = text, cuts, cut, marks
         self.places: dict[str, list[int]] | None = None
         self.since = 0
         """Where the answer before ends."""
@@ -142,11 +149,25 @@ class _Reading:
 
     def _begin(self, at: int) -> tuple[int | None, int | None]:
         """(where what the model writes begins, the same without what only a prompt has there), if the prompt can tell."""
-        prompt, more = self.prompt(at), only_asked(self.tokenizer, self.template)
+        asked, more = asked_with(self.tokenizer, self.template)
+        if (end := self._question_end(at, asked)) is not None:
+            return end + len(asked), end + len(asked) - len(more)
+        prompt = self.prompt(at)
         header = prompt.removesuffix(more)
         if not prompt or len(header) < self.since or not self.text.startswith(header):
             return None, None
         return len(prompt) if self.text.startswith(prompt) else len(header), len(header)
+
+    def _question_end(self, at: int, asked: str) -> int | None:
+        """Where the question before the answer ends, if the text then goes on as a prompt does: this saves laying the prompt out.
+        Only for rows whose own words hold no control token, and where a prompt does: else words could look like a prompt."""
+        pattern = control_pattern(self.tokenizer, self.template, "user")
+        question = self.messages[at - 1] if at else {"role": ""}
+        if self.cuts or question["role"] != "user" or pattern is None or not pattern.search(asked):
+            return None
+        core = question["content"].strip()
+        begin = self.text.find(core, self.since) if core else -1
+        return begin + len(core) if begin >= 0 and self.text.startswith(asked, begin + len(core)) else None
 
     def tagged(self, begin: int, to: int) -> tuple[int, int]:
         """A tagged piece with the token that ends the turn, and without the line break after that."""

@@ -1,7 +1,7 @@
 """Checking and tokenising 100,000 rows against `datasets.map` + `apply_chat_template` on the same rows, each in a process of its own.
 
 Prints rows a second, peak memory and the ratios. Ours does more in its time: it also finds what is learned, where each token stands
-in the text, and writes both. Promise: at least as fast, at most half the memory.
+in the text, and writes both. Wanted: at least as fast, at most half the memory.
 """
 
 from __future__ import annotations

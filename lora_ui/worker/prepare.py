@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,6 @@ from lora_ui.worker.counts import Counts
 from lora_ui.worker.job import Job
 from lora_ui.worker.layout import CHATML, LAYOUTS, template_of
 from lora_ui.worker.limits import MEMORY, SECONDS, TooMuch, limited_memory, limited_time
-from lora_ui.worker.render import Rendered
 from lora_ui.worker.spans import Laid
 
 if TYPE_CHECKING:
@@ -149,27 +146,15 @@ def _write(job: Job, params: _ROW, tokenizer: PreTrainedTokenizerFast, chosen: S
     """The parts in `staging`."""
     counted, parts, done = Counts(), _Parts(staging, target), 0
     own = data.open(job.home, params["held_out_digest"]).report["kept"] if params["held_out_digest"] else 0
-    total, waiting = len(chosen.used) + own, deque[tuple[list[tuple[str, _ROW]], Future[list[Rendered]]]]()
-
-    def keep() -> int:
-        together, tokenised = waiting.popleft()
-        for (side, row), made in zip(together, tokenised.result(), strict=True):
-            if counted.add(row["row"], side, made, params["leave_out"]):
-                parts.add(side, {"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
-        return len(together)
-
     try:
-        with ThreadPoolExecutor(max_workers=1) as pool:  # tokenising lets go of Python's lock: meanwhile the next rows are laid out
-            for together in _together(_chosen_rows(job, params, chosen)):
-                job.check()
-                laid = _laid(tokenizer, [row for _, row in together], params)
-                waiting.append((together, pool.submit(render.tokenise, tokenizer, laid, params["max_length"])))
-                if len(waiting) > 1:
-                    done += keep()
-                    job.progress(done, total, "rows")
-            while waiting:
-                done += keep()
-                job.progress(done, total, "rows")
+        for together in _together(_chosen_rows(job, params, chosen)):
+            job.check()
+            laid = _laid(tokenizer, [row for _, row in together], params)
+            for (side, row), made in zip(together, render.tokenise(tokenizer, laid, params["max_length"]), strict=True):
+                if counted.add(row["row"], side, made, params["leave_out"]):
+                    parts.add(side, {"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
+            done += len(together)
+            job.progress(done, len(chosen.used) + own, "rows")
     finally:
         parts.close()
     return counted

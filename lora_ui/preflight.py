@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ui import data, errors, fit, machine, models, presets, settings
-from lora_ui.data import prepared
+from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Jobs
 
@@ -21,7 +21,15 @@ _bases: dict[tuple[str, str, str | None, bool], models.BaseModel] = {}
 
 def dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> data.Dataset:
     """The rows of these settings; a file that did not change since is not read again. Raises what `data.load` raises."""
-    source = chosen.data.source
+    return _read(home, chosen.data.source, chosen, token)
+
+
+def held_out_dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> data.Dataset | None:
+    """The rows of `data.held_out_source`, read with the same columns; None without one. Raises what `data.load` raises."""
+    return _read(home, chosen.data.held_out_source, chosen, token) if chosen.data.held_out_source else None
+
+
+def _read(home: Home, source: str, chosen: settings.Settings, token: str | None) -> data.Dataset:
     mapping = {str(role): column for role, column in chosen.data.mapping.items()}
     paths = [*(Path(line.strip()).expanduser() for line in source.splitlines()), home.mappings]
     stamp = [(path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None for path in paths]
@@ -39,16 +47,29 @@ def base_model(home: Home, chosen: settings.Settings, token: str | None = None) 
     return _bases[memory]
 
 
-def prepare_params(home: Home, chosen: settings.Settings, rows: data.Dataset, base: models.BaseModel) -> dict[str, Any]:
-    """What the `prepare` job is asked; the same question has the same answer on disk."""
+def usable_rows(home: Home, chosen: settings.Settings, rows: data.Dataset) -> int:
+    """How many rows are used, after what is left out and the row limit; a tokenizer may find more to leave out."""
+    return split.usable(home, rows.digest, chosen.data.leave_out, chosen.data.row_limit)
+
+
+def prepare_params(
+    home: Home, chosen: settings.Settings, rows: data.Dataset, base: models.BaseModel, token: str | None = None
+) -> dict[str, Any]:
+    """What the `prepare` job is asked; the same question has the same answer on disk. Raises what reading the held-out rows raises."""
+    apart = held_out_dataset(home, chosen, token)
     return {
         "digest": rows.digest,
         "base_model": chosen.model.base_model,
         "revision": base.revision,
         "max_length": chosen.training.max_length,
-        "held_out_rows": presets.held_out(chosen, rows.report["kept"]).value,
+        "held_out_rows": presets.held_out(chosen, usable_rows(home, chosen, rows)).value,
         "split_seed": chosen.data.split_seed,
         "system_prompt": chosen.data.system_prompt,
+        "learn": chosen.data.learn,
+        "template_for_base": chosen.data.template_for_base,
+        "leave_out": sorted(chosen.data.leave_out),
+        "row_limit": chosen.data.row_limit,
+        "held_out_digest": apart.digest if apart else None,
     }
 
 
@@ -65,13 +86,15 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
             raise
         base, unreachable = listed, [e]
     here = machine.look()
-    asked = prepare_params(home, chosen, rows, base)
+    asked = prepare_params(home, chosen, rows, base, token)
     summary = prepared.summary(home, asked)
-    held_out = presets.held_out(chosen, rows.report["kept"])
-    train_rows = rows.report["kept"] - held_out.value
+    used = usable_rows(home, chosen, rows)
+    train_rows, held_out = _sides(home, chosen, used, summary, token)
     tokens = summary["train_tokens"] if summary else None
     known = (summary["median_tokens"], summary["train_tokens"], summary["train_lengths"]) if summary else (None, None, None)
-    decided = presets.decide(chosen, train_rows, held_out.value, here.device, *known)
+    decided = presets.decide(chosen, train_rows, held_out, here.device, *known)
+    if used < rows.report["kept"]:
+        decided["data.row_limit"] = presets.used_rows(chosen, used, rows.report["kept"])
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     rounds, steps = decided["training.num_train_epochs"].value, decided["total_steps"].value
     if chosen.training.max_steps > 0:
@@ -83,7 +106,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
         "rows": rows.report["kept"],
         "dropped": rows.report["dropped"],
         "train_rows": train_rows,
-        "held_out_rows": held_out.value,
+        "held_out_rows": held_out,
         "steps": steps,
         "epochs": rounds,
         "tokens": tokens,
@@ -113,14 +136,24 @@ def _speed_before(home: Home, chosen: settings.Settings) -> float | None:
     return next((job.result["tokens_per_second"] for job in same if job.result and job.result["tokens_per_second"]), None)
 
 
+def _sides(home: Home, chosen: settings.Settings, used: int, summary: dict[str, Any] | None, token: str | None) -> tuple[int, int]:
+    """(rows to learn from, rows to test on): as counted, or as they will be as far as that is known before."""
+    if summary:
+        return summary["train_rows"], summary["held_out_rows"]
+    apart = held_out_dataset(home, chosen, token)
+    aside = presets.held_out(chosen, used).value
+    return used - aside, apart.report["kept"] if apart else aside
+
+
 def problems(
     home: Home, chosen: settings.Settings, rows: data.Dataset, base: models.BaseModel, counts: dict[str, Any] | None
 ) -> list[errors.LoraUIError]:
     """What makes a start pointless, most basic first."""
     found: list[errors.LoraUIError] = []
-    held_out = presets.held_out(chosen, rows.report["kept"]).value
-    if rows.report["kept"] - held_out < 1:
-        found.append(errors.NothingLeftToTrain(rows=rows.report["kept"], held_out=held_out))
+    used = usable_rows(home, chosen, rows)
+    held_out = presets.held_out(chosen, used).value
+    if used - held_out < 1:
+        found.append(errors.NothingLeftToTrain(rows=used, held_out=held_out))
     needed, free = needed_bytes(chosen, base, counts), home.free_bytes()
     if needed > free:
         found.append(errors.DiskFull(needed=gigabytes(needed), free=gigabytes(free), where=str(home.root)))

@@ -152,10 +152,16 @@ FEWEST_STEPS = 30
 
 
 def held_out(chosen: Settings, rows: int) -> Decision:
-    """How many of `rows` are kept aside: a tenth, at least 1, at most 200 (10 in a run with a step limit); what a person set is kept as it is."""
+    """How many of `rows` are kept aside: none when the test has rows of its own; else a tenth, at least 1, at most 200 (10 in a run
+    with a step limit). What a person set is kept as it is; a share is at least one row and leaves one."""
     wanted = chosen.data.held_out_rows
+    if chosen.data.held_out_source:
+        return Decision(0, Say("none of these rows: the test has its own, {source}", source=chosen.data.held_out_source))
+    if wanted != "auto" and 0 < wanted < 1:
+        value = min(max(1, round(rows * wanted)), rows - 1)
+        return Decision(value, Say("{value} of {rows}: the share {share} as set", value=value, rows=rows, share=f"{wanted:g}"))
     if wanted != "auto":
-        return Decision(wanted, CHOSEN)
+        return Decision(int(wanted), CHOSEN)
     if rows < 2:
         return Decision(0, Say("none, because there is only one row"))
     tenth = max(1, round(rows / 10))
@@ -164,6 +170,15 @@ def held_out(chosen: Settings, rows: int) -> Decision:
     if tenth > 200:
         return Decision(200, Say("200, because more make the test slower, not better"))
     return Decision(tenth, Say("{value} of {rows}: a tenth, enough to tell learning from learning by heart", value=tenth, rows=rows))
+
+
+def used_rows(chosen: Settings, used: int, rows: int) -> Decision:
+    """How many of `rows` are used when some are left out or a limit is set."""
+    if used == chosen.data.row_limit:
+        return Decision(
+            used, Say("{used} of {rows} rows, picked by chance with the seed {seed}", used=used, rows=rows, seed=chosen.data.split_seed)
+        )
+    return Decision(used, Say("{used} of {rows} rows; the others are left out, as chosen", used=used, rows=rows))
 
 
 def packed_sequences(lengths: Sequence[int], max_length: int) -> int:

@@ -49,7 +49,7 @@ def prepare(home: Home, raw: dict[str, Any], token: str | None = None) -> Job:
     chosen = settings.parse(raw)
     rows = preflight.dataset(home, chosen, token)
     base = preflight.base_model(home, chosen, token)
-    asked = preflight.prepare_params(home, chosen, rows, base)
+    asked = preflight.prepare_params(home, chosen, rows, base, token)
     key = prepared_rows.key(asked)
     for job in Jobs(home.database).all("prepare", ("queued", *BUSY, "finished")):
         if job.params["prepared"] == key and (job.state != "finished" or prepared_rows.summary(home, asked)):
@@ -61,7 +61,7 @@ def prepared(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[
     """The summary of a finished `prepare` of these settings, or None while there is none."""
     chosen = settings.parse(raw)
     base = preflight.base_model(home, chosen, token)
-    asked = preflight.prepare_params(home, chosen, preflight.dataset(home, chosen, token), base)
+    asked = preflight.prepare_params(home, chosen, preflight.dataset(home, chosen, token), base, token)
     summary = prepared_rows.summary(home, asked)
     return {**summary, "folder": str(prepared_rows.folder(home, asked))} if summary else None
 

@@ -66,8 +66,29 @@ class DataSettings(Group):
     source: Annotated[str, Ui(advanced=False)] = Field("", max_length=4000, title="Data", description="A file, a folder, or a dataset id on the Hub.")
     mapping: Annotated[dict[Literal["system", "user", "context", "assistant", "text", "messages"], str], Ui()] = Field(default_factory=dict, title="Columns", description="Which column holds the question (user), the answer (assistant), and so on; empty means recognised.")
     system_prompt: Annotated[str, Ui()] = Field("", max_length=20000, title="System prompt", description="An instruction put before every row that has none of its own.")
-    held_out_rows: Annotated[Annotated[int, Field(ge=0, le=100000)] | Auto, Ui(step=1, advanced=False)] = Field("auto", title="Held-out rows", description="Rows kept aside: it never learns from them, so that the test is fair.")
+    template_for_base: Annotated[Literal["chatml", "plain"], Ui()] = Field("chatml", title="Layout without a template", description="How conversations are written for a base model that has no chat template; it becomes part of the adapter.")
+    learn: Annotated[Literal["all", "last", "everything"], Ui()] = Field("all", title="What is learned", description="Every answer of a conversation, only its last one, or everything, questions too.")
+    leave_out: Annotated[list[Literal["duplicate", "near_duplicate", "encoding", "language", "secret", "personal_data", "extreme_length", "special_token", "too_long", "leak"]], Ui()] = Field(default_factory=list, title="Left out", description="Rows with these findings are not used; the check of the data names them.")
+    row_limit: Annotated[Annotated[int, Field(ge=2, le=1_000_000_000)] | None, Ui(step=1)] = Field(None, title="Row limit", description="Uses only this many rows, picked by chance with the split seed; empty uses all.")
+    held_out_rows: Annotated[Annotated[float, Field(ge=0, le=100000)] | Auto, Ui(step=1, advanced=False)] = Field("auto", title="Held-out rows", description="Rows kept aside, or below 1 a share of them: it never learns from them, so that the test is fair.")
+    held_out_source: Annotated[str, Ui()] = Field("", max_length=4000, title="Held-out data", description="A file, folder or Hub dataset of its own to test on, instead of rows kept aside.")
     split_seed: Annotated[int, Ui(step=1)] = Field(42, ge=0, le=2**31 - 1, title="Split seed", description="Which rows are kept aside; the same number keeps the same rows.")
+
+    _read_numbers = field_validator("held_out_rows", mode="before")(_number)
+
+    @field_validator("leave_out", mode="before")
+    @classmethod
+    def _none_left_out(cls, value: Any) -> Any:
+        return value or []
+
+    @field_validator("held_out_rows")
+    @classmethod
+    def _whole_rows(cls, value: float | str) -> float | int | str:
+        if isinstance(value, str) or 0 < value < 1:
+            return value
+        if value != int(value):
+            raise ValueError("a whole number of rows, or a share below 1")
+        return int(value)
 
 
 class AdapterSettings(Group):
@@ -185,8 +206,9 @@ def _kind(annotation: Any) -> tuple[str, tuple[Any, ...], bool, bool]:
         return "choice", choices, auto, optional
     if any(typing.get_origin(p) is dict for p in parts):
         return "mapping", (), auto, optional
-    if any(typing.get_origin(p) is list for p in parts):
-        return "list", (), auto, optional
+    if lists := [p for p in parts if typing.get_origin(p) is list]:
+        inner = typing.get_args(lists[0])[0]
+        return "list", typing.get_args(inner) if typing.get_origin(inner) is Literal else (), auto, optional
     for plain, kind in ((bool, "switch"), (int, "integer"), (float, "number"), (str, "text")):
         if plain in parts:
             return kind, (), auto, optional
@@ -263,6 +285,8 @@ def _problem(problem: Any) -> Say:
 def _expected(field: SettingsField) -> Say:
     if field.name == "target_modules":
         return Say("all-linear or module names, and never lm_head")
+    if field.name == "held_out_rows":
+        return Say("a whole number of rows, a share below 1, or auto")
     kinds = {
         "integer": Say("a whole number"),
         "number": Say("a number"),
@@ -272,7 +296,7 @@ def _expected(field: SettingsField) -> Say:
         "mapping": Say("role=column pairs; the roles are system, user, context, assistant, text, messages"),
         "choice": Say("one of {choices}", choices=", ".join(map(str, field.choices))),
     }
-    expected = kinds[field.kind]
+    expected = kinds["choice" if field.choices else field.kind]
     if field.kind in ("integer", "number") and field.minimum is not None:
         low, high = f"{field.minimum:g}", f"{field.maximum:g}"
         bounded = Say("{what} above {low}, to {high}", what=expected, low=low, high=high)

@@ -20,7 +20,7 @@ def settings_table() -> str:
         takes = ", ".join(map(str, field.choices)).lower() if field.choices else bounds or field.kind
         takes += ", or auto" if field.auto else ""
         default = (
-            str(field.default).lower() if isinstance(field.default, bool) else "" if field.default in (None, "", {}) else field.default
+            str(field.default).lower() if isinstance(field.default, bool) else "" if field.default in (None, "", {}, []) else field.default
         )
         lines.append(f"| `{field.key}` | {field.title} | {default} | {takes} | {field.description} |")
     return "\n".join(lines)

@@ -45,6 +45,21 @@ def test_numbers_as_people_write_them():
     assert settings.parse({"training": {"warmup_steps": "auto"}}).training.warmup_steps == "auto"
 
 
+def test_held_out_rows_are_a_count_or_a_share():
+    taken = [settings.parse({"data": {"held_out_rows": value}}).data.held_out_rows for value in ("auto", 0, 7, "0.25", 100_000)]
+    assert taken == ["auto", 0, 7, 0.25, 100_000] and [type(value) for value in taken] == [str, int, int, float, int]
+    for wrong in (1.5, -1, "1e9"):
+        assert problems({"data": {"held_out_rows": wrong}})[0].startswith("data.held_out_rows: ")
+
+
+def test_what_is_left_out_is_named_by_its_code():
+    assert settings.parse({"data": {"leave_out": None}}).data.leave_out == []
+    raw = settings.from_assignments(["data.leave_out=secret,duplicate"])
+    assert settings.parse(raw).data.leave_out == ["secret", "duplicate"]
+    said = problems({"data": {"leave_out": ["duplicates"]}})
+    assert len(said) == 1 and "one of duplicate, near_duplicate" in said[0]
+
+
 def test_assignments_are_yaml_and_commas_make_lists_where_a_list_is_meant():
     raw = settings.from_assignments(
         ["adapter.target_modules=q_proj,v_proj", "training.learning_rate=2e-4", "model.load_in_4bit=true", "training.num_train_epochs=2"]
@@ -91,6 +106,6 @@ def test_groups_keep_the_spelling_of_peft_and_trl():
 
 def test_every_field_says_what_it_is():
     found = settings.fields()
-    assert len(found) == 38
+    assert len(found) == 43
     assert all(f.title and f.description.endswith((".", "!")) for f in found)
     assert sorted(f.name for f in found if not f.ui.advanced) == ["base_model", "held_out_rows", "max_length", "num_train_epochs", "source"]

@@ -11,18 +11,23 @@ from lora_ui.data.store import read_slice
 from lora_ui.home import Home, read_json
 
 ASKED = ("digest", "base_model", "revision", "max_length", "held_out_rows", "split_seed", "system_prompt")
-_FORM = 1
+CHOSEN: dict[str, Any] = {"learn": "all", "template_for_base": "chatml", "leave_out": [], "row_limit": None, "held_out_digest": None}
+"""What `params` may hold besides, and what it means when it does not."""
+FIRST = 200
+"""Rows in `first.parquet`, which is there long before the rest of a large file."""
+_FORM = 2
 """Raised when rendering changes, so that older tokens are made anew."""
 
 
 def key(params: dict[str, Any]) -> str:
     """16 hex characters of what a `prepare` job is asked; other keys of `params` do not count."""
-    asked = json.dumps([_FORM, *(params[name] for name in ASKED)], ensure_ascii=False)
+    chosen = {**CHOSEN, **params}
+    asked = json.dumps([_FORM, *(chosen[name] for name in (*ASKED, *CHOSEN))], ensure_ascii=False)
     return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
 
 def folder(home: Home, params: dict[str, Any]) -> Path:
-    """Holds train.parquet, held_out.parquet and summary.json once the job has finished."""
+    """Holds train.parquet, held_out.parquet and summary.json once the job has finished, and first.parquet soon after it began."""
     return home.dataset(params["digest"]) / "prepared" / key(params)
 
 
@@ -31,6 +36,12 @@ def summary(home: Home, params: dict[str, Any]) -> dict[str, Any] | None:
     found = read_json(folder(home, params) / "summary.json")
     assert found is None or isinstance(found, dict)
     return found
+
+
+def read_first(home: Home, params: dict[str, Any]) -> list[dict[str, Any]]:
+    """The first rows as `read_rows` gives them, with their `split`, while the job still works on the rest; empty before."""
+    path = folder(home, params) / "first.parquet"
+    return read_slice(path, 0, None) if path.exists() else []
 
 
 def read_rows(folder: Path, split: str, start: int = 0, count: int | None = None) -> list[dict[str, Any]]:

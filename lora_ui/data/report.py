@@ -16,10 +16,14 @@ SEVERITY = {
 }
 
 
-def finding(code: str, severity: str, rows: list[int], message: Say, fix: Say, count: int | None = None) -> dict[str, Any]:
-    """`{code, severity, count, rows, message, fix}`; `rows` names at most five."""
+def finding(
+    code: str, severity: str, rows: list[int], message: Say, fix: Say, count: int | None = None, action: str | None = None
+) -> dict[str, Any]:
+    """`{code, severity, count, rows, message, fix, action}`; `rows` names at most five. `action` is what one click may do: `drop`
+    when `data.leave_out` takes the code, `trim` when cutting the rows is what happens without it, else None."""
     count = len(rows) if count is None else count
-    return {"code": code, "severity": severity, "count": count, "rows": rows[:5], "message": message.as_dict(), "fix": fix.as_dict()}
+    said = {"message": message.as_dict(), "fix": fix.as_dict(), "action": action}
+    return {"code": code, "severity": severity, "count": count, "rows": rows[:5], **said}
 
 
 def _says(code: str, count: int) -> tuple[Say, Say]:
@@ -33,7 +37,9 @@ def _says(code: str, count: int) -> tuple[Say, Say]:
         message = Say(
             "{count} conversations do not alternate between user and assistant, ending with the assistant, and are left out.", count=count
         )
-        return message, Say("Put their turns in order, or leave these rows out.")
+        return message, Say(
+            "Look for a role that is not known, a system turn in the middle, or a last turn that is not the assistant's; put them in order."
+        )
     if code == "broken_row":
         return Say("{count} rows do not fit the columns or hold something other than text, and are left out.", count=count), Say(
             "Mend these rows, or leave them out."

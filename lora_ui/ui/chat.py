@@ -112,7 +112,6 @@ def _panes(t: Words, home: Home, run_id: str, view: str, store: Store, wait: str
 
 def remember(text: str, store: Store) -> Store:
     """A half-typed question survives a reload."""
-    print("REM", text, str(store)[:80])
     return {**store, "draft": text}
 
 
@@ -186,7 +185,7 @@ class Choice:
         picked = page.on(p.run.input, self.chosen, [p.run, p.view, p.store, page.memory], self.outputs)
         picked.then(None, p.run, None, js=ADDRESS)
         page.on(p.view.input, self.looked, [p.run, p.view, p.store], [p.panes, p.store])
-        page.on(p.ask.input, remember, [p.ask, p.store], p.store, clears=False, queue=False, trigger_mode="always_last")
+        page.on(p.ask.change, remember, [p.ask, p.store], p.store, clears=False, queue=False, trigger_mode="always_last")
         page.on(p.clear.click, self.cleared, [p.run, p.view, p.store], [p.panes, p.store, p.clear])
 
 

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from lora_ui import data, errors, runs, settings
 from lora_ui.data import prepared, sources
-from lora_ui.home import Home
+from lora_ui.home import Home, read_json
 from lora_ui.ui import draft, report_card
 from lora_ui.ui import rows as row_html
 from lora_ui.ui.report_card import ROLES
@@ -326,9 +326,10 @@ def _longest(home: Home, digest: str) -> int:
 
 @functools.lru_cache(8)
 def _places(folder: str) -> dict[int, tuple[str, int]]:
-    """Row number → (split, index in it) of a prepared folder."""
+    """Row number → (split, index in it) of a prepared folder. Held-out rows from a file of their own have numbers of their own."""
     found = {}
-    for split in ("train", "held_out"):
+    own = (read_json(Path(folder) / "summary.json") or {}).get("own_held_out")
+    for split in ("train",) if own else ("train", "held_out"):
         path = Path(folder) / f"{split}.parquet"
         if path.is_file():
             numbers = pyarrow.parquet.read_table(path, columns=["row"])["row"].to_pylist()

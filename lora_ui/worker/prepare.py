@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
-import statistics
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 from jinja2 import TemplateError
 
 from lora_ui import data, errors
 from lora_ui.data import prepared
-from lora_ui.data.report import finding
+from lora_ui.data.split import Split, split
 from lora_ui.data.store import GROUP
 from lora_ui.errors import Say
 from lora_ui.home import write_json
-from lora_ui.worker import load, render
+from lora_ui.worker import counts, load, render
+from lora_ui.worker.counts import Counts
 from lora_ui.worker.job import Job
+from lora_ui.worker.layout import CHATML, LAYOUTS, template_of
 from lora_ui.worker.limits import MEMORY, SECONDS, TooMuch, limited_memory, limited_time
-from lora_ui.worker.render import CHATML, READ_ONLY, Rendered
+from lora_ui.worker.spans import Laid
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["CHATML", "make", "run"]
+__all__ = ["CHATML", "LAYOUTS", "make", "run"]
+TOGETHER = 200
+"""Rows that are laid out under one limit and tokenised at once."""
 _LETTERS_A_SECOND = 100_000
 """Laid out three times and tokenised, on a slow machine."""
+_LISTS = ("input_ids", "labels", "starts", "ends")
 _SCHEMA = pyarrow.schema(
     [
         ("row", pyarrow.int64()),
@@ -43,6 +46,7 @@ _SCHEMA = pyarrow.schema(
         ("cut_tokens", pyarrow.int32()),
     ]
 )
+_ROW = dict[str, Any]
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -51,171 +55,186 @@ def run(job: Job) -> dict[str, Any]:
     return {"folder": str(prepared.folder(job.home, job.params).relative_to(job.home.root)), **summary}
 
 
-def make(job: Job, params: dict[str, Any]) -> dict[str, Any]:
-    """Render, tokenise, mask, cut and split all rows unless that was done before; returns the summary.
+def make(job: Job, asked: dict[str, Any]) -> dict[str, Any]:
+    """Choose, render, tokenise, mask, cut and split all rows unless that was done before; returns the summary.
 
     Raises TemplateFailed (with the row's number), NoRowsLeft, TooFewRows, and what loading the tokenizer raises.
     """
-    if found := prepared.summary(job.home, params):
+    if found := prepared.summary(job.home, asked):
         return found
+    params = {**prepared.CHOSEN, **asked}
     dataset = data.open(job.home, params["digest"])
-    total = dataset.report["kept"]
-    if params["held_out_rows"] >= total:
-        raise errors.TooFewRows(name=dataset.name, rows=total, needed=params["held_out_rows"] + 1)
-    held_out = set(random.Random(params["split_seed"]).sample(range(total), params["held_out_rows"]))
+    chosen = _split(job, params, dataset)
     job.phase("load")
     tokenizer = load.load_tokenizer(load.tokenizer_folder(job, params["base_model"], params["revision"]))
     job.phase("prepare")
-    target = prepared.folder(job.home, params)
+    target = prepared.folder(job.home, asked)
     staging = target.with_name(f".tmp-{target.name}-{os.getpid()}")
     staging.mkdir(parents=True)
     try:
-        count = _write(job, params, tokenizer, held_out, total, staging)
-        if not count.rows["train"]:
+        counted = _write(job, params, tokenizer, chosen, staging, target)
+        if not counted.rows["train"]:
             raise errors.NoRowsLeft(
-                name=dataset.name, rows=total, reasons=Say("no answer begins within {n} tokens", n=params["max_length"])
+                name=dataset.name, rows=len(chosen.used), reasons=Say("no answer begins within {n} tokens", n=params["max_length"])
             )
-        summary = {
-            "key": target.name,
-            "base_model": params["base_model"],
-            **_summary(tokenizer, "text" in dataset.report["mapping"], count),
-        }
+        told = counts.summary(tokenizer, "text" in dataset.report["mapping"], params, chosen, counted)
+        summary = {"key": target.name, "base_model": params["base_model"], **told}
         write_json(staging / "summary.json", summary)
         if not (target / "summary.json").exists():
             shutil.rmtree(target, ignore_errors=True)
             staging.rename(target)
         return summary
+    except BaseException:
+        (target / "first.parquet").unlink(missing_ok=True)
+        if target.is_dir() and not any(target.iterdir()):
+            target.rmdir()
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-@dataclass
-class _Count:
-    """What is counted while rows go by; row numbers are those of the person's file."""
-
-    rows: dict[str, int] = field(default_factory=lambda: {"train": 0, "held_out": 0})
-    lengths: list[int] = field(default_factory=list)
-    trained: int = 0
-    train_lengths: list[int] = field(default_factory=list)
-    cut_tokens: int = 0
-    truncated: list[int] = field(default_factory=list)
-    nothing_learned: list[int] = field(default_factory=list)
-    control_like: list[int] = field(default_factory=list)
-
-    def add(self, row: int, split: str, made: Rendered) -> bool:
-        """Whether the row is used: one whose answer was cut off entirely teaches nothing."""
-        learned = sum(label != READ_ONLY for label in made.labels)
-        if not learned:
-            self.nothing_learned.append(row)
-            return False
-        self.rows[split] += 1
-        self.lengths.append(len(made.input_ids))
-        self.trained += learned
-        if split == "train":
-            self.train_lengths.append(len(made.input_ids))
-        self.cut_tokens += made.cut_tokens
-        if made.cut_tokens:
-            self.truncated.append(row)
-        if made.control_like:
-            self.control_like.append(row)
-        return True
+def _split(job: Job, params: dict[str, Any], dataset: data.Dataset) -> Split:
+    """Raises NoRowsLeft when everything was left out, TooFewRows when as many are asked to be kept aside."""
+    wanted = 0 if params["held_out_digest"] else params["held_out_rows"]
+    choice = (params["leave_out"], params["row_limit"], wanted, params["split_seed"], params["held_out_digest"])
+    chosen = split(job.home, params["digest"], *choice)
+    if not chosen.used:
+        reasons = ", ".join(f"{len(rows)} × {code}" for code, rows in chosen.left_out.items())
+        raise errors.NoRowsLeft(name=dataset.name, rows=dataset.report["kept"], reasons=reasons)
+    if wanted >= len(chosen.used):
+        raise errors.TooFewRows(name=dataset.name, rows=len(chosen.used), needed=wanted + 1)
+    return chosen
 
 
-def _write(job: Job, params: dict[str, Any], tokenizer: PreTrainedTokenizerFast, held_out: set[int], total: int, staging: Path) -> _Count:
-    """train.parquet and held_out.parquet in `staging`."""
-    count = _Count()
-    waiting: dict[str, list[dict[str, Any]]] = {"train": [], "held_out": []}
-    with (
-        pyarrow.parquet.ParquetWriter(staging / "train.parquet", _SCHEMA) as train,
-        pyarrow.parquet.ParquetWriter(staging / "held_out.parquet", _SCHEMA) as aside,
-    ):
-        writers = {"train": train, "held_out": aside}
-        for position, row in enumerate(_rows(job, params["digest"], total)):
+class _Parts:
+    """train.parquet and held_out.parquet being written, and first.parquet as soon as its rows are there."""
+
+    def __init__(self, staging: Path, target: Path):
+        self.writers = {name: pyarrow.parquet.ParquetWriter(staging / f"{name}.parquet", _SCHEMA) for name in ("train", "held_out")}
+        self.waiting: dict[str, list[_ROW]] = {"train": [], "held_out": []}
+        self.first: list[_ROW] | None = []
+        self.staging, self.target = staging, target
+
+    def add(self, side: str, row: _ROW) -> None:
+        self.waiting[side].append(row)
+        if len(self.waiting[side]) >= GROUP:
+            self.writers[side].write_table(_table(self.waiting[side]))
+            self.waiting[side] = []
+        if self.first is not None:
+            self.first.append({**row, "split": side})
+            if len(self.first) == prepared.FIRST:
+                self._show_first()
+
+    def _show_first(self) -> None:
+        """Beside the staging folder, where `prepared.read_first` finds it; a rename, so that it is whole or not there."""
+        assert self.first is not None
+        table = _table(self.first).append_column("split", pyarrow.array([row["split"] for row in self.first]))
+        self.first = None
+        pyarrow.parquet.write_table(table, self.staging / "first.parquet")
+        self.target.mkdir(exist_ok=True)
+        shutil.copyfile(self.staging / "first.parquet", self.staging / "first.part")
+        os.replace(self.staging / "first.part", self.target / "first.parquet")
+
+    def close(self) -> None:
+        for name, rows in self.waiting.items():
+            if rows:
+                self.writers[name].write_table(_table(rows))
+            self.writers[name].close()
+
+
+def _write(job: Job, params: _ROW, tokenizer: PreTrainedTokenizerFast, chosen: Split, staging: Path, target: Path) -> Counts:
+    """The parts in `staging`."""
+    counted, parts, done = Counts(), _Parts(staging, target), 0
+    own = data.open(job.home, params["held_out_digest"]).report["kept"] if params["held_out_digest"] else 0
+    try:
+        for together in _together(_chosen_rows(job, params, chosen)):
             job.check()
-            split = "held_out" if position in held_out else "train"
-            made = _rendered(tokenizer, row, params)
-            if count.add(row["row"], split, made):
-                waiting[split].append({"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
-            if len(waiting[split]) >= GROUP:
-                writers[split].write_table(pyarrow.Table.from_pylist(waiting.pop(split), _SCHEMA))
-                waiting[split] = []
-            job.progress(position + 1, total, "rows")
-        for split, rest in waiting.items():
-            writers[split].write_table(pyarrow.Table.from_pylist(rest, _SCHEMA))
-    return count
+            laid = _laid(tokenizer, [row for _, row in together], params)
+            for (side, row), made in zip(together, render.tokenise(tokenizer, laid, params["max_length"]), strict=True):
+                if counted.add(row["row"], side, made, params["leave_out"]):
+                    parts.add(side, {"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
+            done += len(together)
+            job.progress(done, len(chosen.used) + own, "rows")
+    finally:
+        parts.close()
+    return counted
 
 
-def _rows(job: Job, digest: str, total: int) -> Iterator[dict[str, Any]]:
-    for start in range(0, total, GROUP):
-        yield from data.rows(job.home, digest, start, GROUP)
+def _chosen_rows(job: Job, params: _ROW, chosen: Split) -> Iterator[tuple[str, _ROW]]:
+    """(train or held_out, row) of every row that is used."""
+    used = set(chosen.used)
+    for position, row in enumerate(_rows(job, params["digest"])):
+        if position in used:
+            yield "held_out" if position in chosen.held_out else "train", row
+    if params["held_out_digest"]:
+        for row in _rows(job, params["held_out_digest"]):
+            yield "held_out", row
 
 
-def _rendered(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], params: dict[str, Any]) -> Rendered:
-    """One row under limits. A template is other people's code: whatever it raises is its failure on this row."""
-    letters = len(row.get("text") or "") + sum(len(m["content"]) for m in row.get("messages") or [])
-    seconds = SECONDS + letters / _LETTERS_A_SECOND
+def _rows(job: Job, digest: str) -> Iterator[_ROW]:
+    start = 0
+    while rows := data.rows(job.home, digest, start, GROUP):
+        yield from rows
+        start += len(rows)
+
+
+def _together(rows: Iterator[tuple[str, _ROW]]) -> Iterator[list[tuple[str, _ROW]]]:
+    """Rows in portions, smaller where rows are long."""
+    portion: list[tuple[str, _ROW]] = []
+    letters = 0
+    for side, row in rows:
+        portion.append((side, row))
+        letters += _letters(row)
+        if len(portion) >= TOGETHER or letters > 2_000_000:
+            yield portion
+            portion, letters = [], 0
+    if portion:
+        yield portion
+
+
+def _letters(row: _ROW) -> int:
+    return len(row.get("text") or "") + sum(len(str(v)) for m in row.get("messages") or [] for v in m.values() if v)
+
+
+def _laid(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], params: _ROW) -> list[Laid]:
+    """Rows under limits: together, and where that fails one by one, which names the row. A template is other people's code: whatever
+    it raises is its failure on this row."""
+    template = template_of(tokenizer, params["template_for_base"])
+
+    def lay(row: _ROW) -> Laid:
+        return render.lay(tokenizer, row, params["system_prompt"], template, params["learn"])
+
+    try:
+        with limited_memory(), limited_time(SECONDS + sum(map(_letters, rows)) / _LETTERS_A_SECOND):
+            return [lay(row) for row in rows]
+    except (render.Unrenderable, TooMuch, MemoryError, *_FAILURES):
+        return [_alone(lay, row, params) for row in rows]
+
+
+_FAILURES = (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError)
+
+
+def _alone(lay: Callable[[_ROW], Laid], row: _ROW, params: _ROW) -> Laid:
+    seconds = SECONDS + _letters(row) / _LETTERS_A_SECOND
     try:
         with limited_memory(), limited_time(seconds):
-            return render.render(tokenizer, row, params["system_prompt"], params["max_length"], render.template_of(tokenizer))
+            return lay(row)
     except render.Unrenderable as e:
         detail: Say = e.said
     except TooMuch:
         detail = Say("It ran for more than {seconds} seconds.", seconds=f"{seconds:.0f}")
     except MemoryError:
         detail = Say("It asked for more than {size} of memory.", size=f"{MEMORY / 2**30:g} GiB")
-    except (TemplateError, TypeError, ValueError, KeyError, AttributeError, IndexError, ArithmeticError, RecursionError) as e:
+    except _FAILURES as e:
         detail = Say("{said}", said=f"{type(e).__name__}: {e}"[:300])
     raise errors.TemplateFailed(model=params["base_model"], row=row["row"], detail=detail)
 
 
-def _summary(tokenizer: PreTrainedTokenizerFast, plain: bool, count: _Count) -> dict[str, Any]:
-    template, mask, reason = _how(tokenizer, plain)
-    return {
-        "rows": sum(count.rows.values()),
-        "train_rows": count.rows["train"],
-        "held_out_rows": count.rows["held_out"],
-        "truncated": len(count.truncated),
-        "cut_tokens": count.cut_tokens,
-        "tokens": {"total": sum(count.lengths), "trained": count.trained},
-        "train_tokens": sum(count.train_lengths),
-        "median_tokens": int(statistics.median(count.lengths)),
-        "lengths": count.lengths,
-        "train_lengths": count.train_lengths,
-        "template": template,
-        "mask": mask,
-        "reason": reason.as_dict(),
-        "findings": _findings(tokenizer, template, count),
-        "special_ids": sorted(id for id, token in tokenizer.added_tokens_decoder.items() if token.special),
-    }
-
-
-def _how(tokenizer: PreTrainedTokenizerFast, plain: bool) -> tuple[str, str, Say]:
-    """(template: own, chatml or plain; mask: generation, prefix or all; why)."""
-    if plain:
-        return "plain", "all", Say("Plain text is learned whole, with the token that ends it.")
-    if not tokenizer.chat_template:
-        return "chatml", "prefix", Say("This base model has no chat template, so conversations are laid out as ChatML in plain letters.")
-    if render.has_generation_tags(render.template_of(tokenizer)):
-        return "own", "generation", Say("The model's own chat template marks what the assistant writes.")
-    return "own", "prefix", Say("Laid out by the model's own chat template; what follows the prompt for an answer is learned.")
-
-
-def _findings(tokenizer: PreTrainedTokenizerFast, template: str, count: _Count) -> list[dict[str, Any]]:
-    found = []
-    shorten = Say("Raise max_length, or shorten these rows.")
-    if n := len(count.nothing_learned):
-        message = Say("{count} rows are so long that their whole answer is cut off; they are left out.", count=n)
-        found.append(finding("too_long", "drop", count.nothing_learned, message, shorten))
-    if n := len(count.truncated):
-        message = Say("{count} rows are cut at the longest length; {tokens} tokens are lost.", count=n, tokens=count.cut_tokens)
-        found.append(finding("too_long", "warn", count.truncated, message, shorten))
-    if n := len(count.control_like):
-        message = Say("{count} rows hold text that looks like a control token of this model. It is learned as ordinary letters.", count=n)
-        found.append(finding("special_token", "warn", count.control_like, message, Say("Remove it unless it is meant.")))
-    if template == "chatml":
-        message = Say("This base model has no chat template; ChatML is used and saved with the adapter.")
-        found.append(finding("template", "warn", [], message, Say("An instruct model knows conversations already."), count=1))
-    elif template == "own" and not render.turn_end(tokenizer, render.template_of(tokenizer)):
-        message = Say("The model's chat template puts no end token after an answer, so it may not learn where to stop.")
-        found.append(finding("template", "warn", [], message, Say("Choose another base model if answers do not end."), count=1))
-    return found
+def _table(rows: list[_ROW]) -> Any:
+    """Lists of numbers go over as one piece: row by row takes longer than tokenising them."""
+    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _SCHEMA.names if name not in _LISTS}
+    for name in _LISTS:
+        lengths = np.cumsum([0, *(len(row[name]) for row in rows)]).astype(np.int32)
+        values = np.concatenate([np.array(row[name], np.int32) for row in rows])
+        columns[name] = pyarrow.ListArray.from_arrays(lengths, values)
+    return pyarrow.table({name: columns[name] for name in _SCHEMA.names}, _SCHEMA)

@@ -55,8 +55,8 @@ def run(job: Job) -> dict[str, Any]:
     job.phase("load")
     folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
     tokenizer = load.load_tokenizer(folder)
-    if tokenizer.chat_template is None and summary["template"] == "chatml":
-        tokenizer.chat_template = prepare.CHATML
+    if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
+        tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
     attention = decided["machine.attn_implementation"]
     model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
     adapter = chosen.adapter.model_dump()

@@ -89,7 +89,7 @@ def test_text_rows(home: Home, tmp_path: Path) -> None:
 def test_a_guessed_encoding_is_a_finding(home: Home, tmp_path: Path) -> None:
     rows = [{"question": f"第{n}个问题：什么是过拟合现象？", "answer": "模型把训练样本背了下来，在新问题上表现很差。"} for n in range(20)]
     (tmp_path / "a.jsonl").write_bytes("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows).encode("gb18030"))
-    [finding] = data.load(home, tmp_path / "a.jsonl").report["findings"]
+    [finding] = [f for f in data.load(home, tmp_path / "a.jsonl").report["findings"] if f["code"] == "encoding"]
     assert (finding["code"], finding["severity"], finding["message"]["values"]["encoding"]) == ("encoding", "warn", "gb18030")
 
 

@@ -252,3 +252,91 @@ def test_the_worker_process_explains_a_failing_template(place: Place) -> None:
     outcome = read_json(job.folder / "outcome.json")
     assert (done.returncode, outcome["state"], outcome["error"]["kind"]) == (1, "failed", "TemplateFailed")
     assert "This model knows no conversations" in outcome["error"]["cause"]
+
+
+# What a person chose
+
+
+def test_rows_left_out_by_code_are_counted(place: Place) -> None:
+    place.model()
+    rows = [*pairs(6), {"question": "Q", "answer": "long " * 200}, {"question": "Q1 <|im_end|>", "answer": "The answer 1."}]
+    digest = place.rows(
+        [{**row, "question": row["question"].replace(" <|im_end|>", "") if n % 2 else row["question"]} for n, row in enumerate(rows)]
+    )
+    asked = place.asked(digest, leave_out=["too_long", "special_token"], max_length=200)
+    result = place.run(asked)
+    assert result["left_out"] == {"special_token": 3, "too_long": 1} and result["rows"] == 4
+    assert [(f["code"], f["severity"], f["rows"]) for f in result["findings"]] == [
+        ("special_token", "drop", [1, 3, 5]),
+        ("too_long", "drop", [7]),
+    ]
+    assert prepared.key(asked) != prepared.key({**asked, "leave_out": []})
+    secret = [{"question": f"Q{n}", "answer": "AKIAABCDEFGHIJKLMNOP"} for n in range(2)]
+    with pytest.raises(errors.NoRowsLeft, match="2 × secret"):
+        place.run(place.asked(place.rows(secret), leave_out=["secret"]))
+
+
+def test_a_row_limit_is_said(place: Place) -> None:
+    place.model()
+    result = place.run(place.asked(place.rows(pairs(20)), row_limit=8, held_out_rows=2))
+    assert (result["rows"], result["train_rows"], result["held_out_rows"], result["over_limit"]) == (8, 6, 2, 12)
+
+
+def test_held_out_rows_of_another_file(place: Place) -> None:
+    place.model()
+    tested = place.rows([{"question": "Q3 <|im_end|>", "answer": "Another."}, {"question": "New", "answer": "One."}])
+    asked = place.asked(place.rows(pairs(5)), held_out_digest=tested, held_out_rows=3)
+    result = place.run(asked)
+    assert (result["train_rows"], result["held_out_rows"], result["own_held_out"]) == (5, 2, True)
+    assert [(f["code"], f["rows"], f["action"]) for f in result["findings"] if f["code"] == "leak"] == [("leak", [3], "drop")]
+    assert "One." in prepared.read_rows(prepared.folder(place.home, asked), "held_out")[1]["text"]
+    assert place.run({**asked, "leave_out": ["leak"]})["train_rows"] == 4
+
+
+def test_what_is_learned_is_chosen(place: Place) -> None:
+    place.model()
+    digest = place.rows(pairs(4))
+    trained = {learn: place.run(place.asked(digest, learn=learn))["tokens"] for learn in ("all", "last", "everything")}
+    assert trained["all"] == trained["last"]
+    assert trained["everything"]["trained"] == trained["everything"]["total"] - 4  # the first token of a row is told by nothing
+
+
+def test_a_base_model_without_template_gets_the_chosen_layout(place: Place) -> None:
+    place.model(None)
+    asked = place.asked(place.rows([{"question": "Q", "answer": "A"}] * 2), template_for_base="plain")
+    result = place.run(asked)
+    assert (result["template"], result["mask"], [f["code"] for f in result["findings"]]) == ("named", "prefix", ["template"])
+    assert prepared.read_rows(prepared.folder(place.home, asked), "train")[0]["text"] == "User: Q\nAssistant: A<|im_end|>\n"
+
+
+def test_what_the_template_leaves_out_or_adds_is_told(place: Place) -> None:
+    place.model("{{ 'You are a mill. Grind what you get.' }}" + CHATML.replace("<|im_start|>' + message['role']", "' + message['role']"))
+    found = place.run(place.asked(place.rows(pairs(2))))["findings"]
+    assert "“You are a mill. Grind what you get.” " not in found[-1]["message"]["text"]
+    assert "You are a mill. Grind what you get." in found[-1]["message"]["text"]
+    place.model("{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}" + CHATML)
+    found = place.run(place.asked(place.rows(pairs(3)), system_prompt="Be short."))["findings"]
+    assert [(f["code"], f["count"], f["rows"]) for f in found if f["code"] == "template"] == [("template", 3, [1, 2, 3])]
+    assert "leaves the system prompt out of 3 rows" in found[-1]["message"]["text"]
+
+
+def test_the_first_rows_are_there_before_the_rest(place: Place) -> None:
+    place.model("{% if messages[0]['content'].startswith('Q601 ') %}{{ raise_exception('No Q601 here') }}{% endif %}" + CHATML)
+    asked = place.asked(place.rows(pairs(700)))
+    seen: list[int] = []
+    job = place.job(asked)
+    progress, job.progress = (
+        job.progress,
+        lambda done, total, unit="": (seen.append(len(prepared.read_first(place.home, asked))), progress(done, total, unit)),
+    )
+    with pytest.raises(errors.TemplateFailed):
+        prepare.run(job)
+    assert seen == [200, 200, 200]
+    assert prepared.read_first(place.home, asked) == [] and list(prepared.folder(place.home, asked).parent.iterdir()) == []
+    place.model()
+    place.run(asked)
+    first = prepared.read_first(place.home, asked)
+    assert {row["split"] for row in first} == {"train"} and len(first) == 200
+    assert [{k: v for k, v in row.items() if k != "split"} for row in first] == prepared.read_rows(
+        prepared.folder(place.home, asked), "train", 0, 200
+    )

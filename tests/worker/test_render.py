@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from lora_ui.errors import Say
 from lora_ui.worker import render
+from lora_ui.worker.layout import turn_ends
 from lora_ui.worker.render import CHATML, READ_ONLY, Rendered, Unrenderable
 from tests.tiny import CHATML as OWN
 from tests.tiny import tiny_tokenizer
@@ -137,7 +138,8 @@ def test_cut_at_the_longest_length(tmp_path: Path) -> None:
 def test_plain_text_is_learned_whole_with_its_end(tmp_path: Path) -> None:
     tokenizer = tokenizer_in(tmp_path)
     result = made(tokenizer, {"text": "The old mill. <|im_end|> The end"}, "not used")
-    assert learned(result) == ["The old mill. <|im_end|> The end<|im_end|>"]
+    assert learned(result) == [result.text[result.ends[0] :]]  # nothing comes before the first token that could tell it
+    assert result.text == "The old mill. <|im_end|> The end<|im_end|>"
     assert [id for id in result.input_ids if id <= END] == [END]
     assert result.input_ids[-1] == tokenizer.eos_token_id
 
@@ -185,9 +187,9 @@ def test_a_template_that_changes_an_answer_is_refused(tmp_path: Path, change: st
 
 def test_the_end_token_of_a_template(tmp_path: Path) -> None:
     tokenizer = tokenizer_in(tmp_path)
-    assert render.turn_end(tokenizer, OWN) == "<|im_end|>"
-    assert render.turn_end(tokenizer, "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}") == ""
-    assert render.turn_end(tokenizer, "{{ raise_exception('no') }}") == ""
+    assert turn_ends(tokenizer, OWN) == ("<|im_end|>",)
+    assert turn_ends(tokenizer, "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}") == ()
+    assert turn_ends(tokenizer, "{{ raise_exception('no') }}") == ()
 
 
 def test_a_chat_prompt_begins_like_a_training_row(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def _plot(t: Words, name: str, form: str, height: int) -> gr.LinePlot:
     colours = {t(f"runs.curve.{key}"): charts.COLOURS[key] for key in (charts.TRAINING, charts.BASE, charts.HELD_OUT)}
     return gr.LinePlot(
         x=t("runs.axis.step"), y=t(f"runs.axis.{name}"), color=t("runs.axis.series"), color_map={**colours, t("runs.curve.training_raw"): charts.COLOURS[charts.TRAINING]},
-        colors_in_legend=[], height=height, y_axis_format=form, x_axis_format="~g", container=False, show_label=False, elem_id=f"curve-{name.replace('_', '-')}",
+        colors_in_legend=[], height=height, y_axis_format=form, x_axis_format="~f", container=False, show_label=False, elem_id=f"curve-{name.replace('_', '-')}",
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_ui import data, errors
+from lora_ui.data import store
 from lora_ui.home import Home
 from tests.data.corpus import Case, cases
 
@@ -24,7 +25,7 @@ def test_verdict(tmp_path: Path, case: Case) -> None:
     path = tmp_path / case.name
     path.write_bytes(case.content)
     try:
-        found = data.load(home, path)
+        found = store.load(home, path)  # reading alone: what checks of the words find is in test_checks.py
     except errors.LoraUIError as e:
         assert e.kind == case.verdict, str(e)
         assert e.message and e.cause and e.fix and json.dumps(e.as_dict())

@@ -14,7 +14,12 @@ SPEAKERS = {"base": "base", "yours": "run-1"}
 
 
 def turn(ask="Why?", **answers):
-    return {"ask": ask, "answers": {pane: {"text": text, "speed": 12.3, "tokens": 3, "model": SPEAKERS[pane], "state": "done"} for pane, text in answers.items()}}
+    return {
+        "ask": ask,
+        "answers": {
+            pane: {"text": text, "speed": 12.3, "tokens": 3, "model": SPEAKERS[pane], "state": "done"} for pane, text in answers.items()
+        },
+    }
 
 
 def test_other_peoples_text_is_only_ever_text(t):

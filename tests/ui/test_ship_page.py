@@ -11,7 +11,8 @@ from tests.ui import made
 
 
 @pytest.mark.parametrize(
-    ("name", "repo"), [("quiet-otter", "quiet-otter"), (made.HOSTILE, "b-alert-1-b"), ("../../etc", "etc"), ("水獭", "my-adapter"), ("a" * 200, "a" * 90)]
+    ("name", "repo"),
+    [("quiet-otter", "quiet-otter"), (made.HOSTILE, "b-alert-1-b"), ("../../etc", "etc"), ("水獭", "my-adapter"), ("a" * 200, "a" * 90)],
 )
 def test_a_runs_name_becomes_one_the_hub_takes(name, repo):
     assert ship.repo_name(name) == repo
@@ -36,7 +37,11 @@ def test_the_result_of_a_job_stays_and_its_failure_has_four_parts(t):
     done = {"state": "finished", "error": None, "result": {"url": "https://hub.example/me/<b>", "check": {"private": True}}}
     said = ship_cards.publish_news(t, done)
     assert t("ship.published_private") in said and "<b>" not in said.replace("&lt;b&gt;", "")
-    failed = {"state": "failed", "result": None, "error": {"kind": "Bug", "message": "m", "cause": "c", "fix": "f", "values": {"detail": "d"}, "traceback": "<b>"}}
+    failed = {
+        "state": "failed",
+        "result": None,
+        "error": {"kind": "Bug", "message": "m", "cause": "c", "fix": "f", "values": {"detail": "d"}, "traceback": "<b>"},
+    }
     panel = ship_cards.publish_news(t, failed)
     assert t("ship.safe") in panel and "&lt;b&gt;" in panel and 'role="alert"' in panel
     assert ship_cards.publish_news(t, None) == ""

@@ -98,6 +98,8 @@ def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tupl
     """The settings, rows and base model of a run that can start. Raises the first problem that stands in the way."""
     chosen = settings.parse(raw)
     rows = preflight.dataset(home, chosen, token)
+    if rows.report["confidence"] == "by hand" and not chosen.data.mapping:  # columns chosen for an earlier file: the recipe says them
+        chosen = settings.parse(settings.merge(raw, {"data": {"mapping": rows.report["mapping"]}}))
     base = preflight.base_model(home, chosen, token)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     for problem in preflight.problems(home, chosen, rows, base, counts):

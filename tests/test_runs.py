@@ -1,0 +1,37 @@
+"""What page and command line share, as far as no worker is needed."""
+
+import pytest
+
+from lora_ui import data, errors, runs
+from tests.tiny import tiny_model
+
+
+@pytest.fixture
+def raw(tmp_path):
+    path = tmp_path / "colours.csv"
+    path.write_text("colour,weight\n" + "".join(f"shade {n},{n} kilos\n" for n in range(20)))
+    return {"model": {"base_model": str(tiny_model(tmp_path / "tiny"))}, "data": {"source": str(path)}}
+
+
+def test_columns_remembered_from_an_earlier_file_stand_in_the_recipe(home, raw):
+    with pytest.raises(errors.ColumnsNotRecognised):
+        runs.startable(home, raw)
+    chosen = {"user": "colour", "assistant": "weight"}
+    data.load(home, raw["data"]["source"], chosen)
+    assert runs.startable(home, raw)[0].data.mapping == chosen
+
+
+def test_a_plan_says_numbers_before_anything_is_counted(home, raw):
+    raw["data"]["mapping"] = {"user": "colour", "assistant": "weight"}
+    plan = runs.plan(home, raw)
+    assert (plan["rows"], plan["train_rows"], plan["held_out_rows"], plan["tokens"], plan["seconds"]) == (20, 18, 2, None, None)
+    assert plan["basis"]["template"] == "unknown until the rows are counted"
+    assert plan["trainable_parameters"] > 0 and plan["findings"] == []
+
+
+def test_holding_everything_out_is_a_finding_and_no_start(home, raw):
+    raw["data"] |= {"mapping": {"user": "colour", "assistant": "weight"}, "held_out_rows": 20}
+    assert [f["kind"] for f in runs.plan(home, raw)["findings"]] == ["NothingLeftToTrain"]
+    with pytest.raises(errors.NothingLeftToTrain):
+        runs.start(home, raw, None)
+    assert runs.list_runs(home) == []

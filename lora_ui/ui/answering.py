@@ -62,7 +62,7 @@ def keep(said: dict[str, Any], store: dict[str, Any]) -> Any:
     if not said:
         return gr.skip()
     expert = {**store.get("expert", {}), said["run"]: said["expert"]}
-    return {**store, "draft": said["draft"], "expert": expert, "runs": {**store.get("runs", {}), said["run"]: said["turns"]}}
+    return {**store, "expert": expert, "runs": {**store.get("runs", {}), said["run"]: said["turns"]}}
 
 
 class Asking:
@@ -123,7 +123,7 @@ class Asking:
 
         def said() -> dict[Any, Any]:
             there = copy.deepcopy(turns[-conversation.MOST_TURNS :])  # Gradio sends what differs from the value before
-            return {p.said: {"run": run_id, "turns": there, "expert": options, "draft": draft}}
+            return {p.said: {"run": run_id, "turns": there, "expert": options}}
 
         stopping = self.stops[request.session_hash] = threading.Event()
         try:

@@ -32,12 +32,13 @@ def build(page: Page) -> None:
     t = page.t
     page.title()
     store = gr.BrowserState({}, storage_key="lora-ui-chats", secret="lora-ui")  # not in a hidden column: it is read only where it is drawn
+    draft = gr.BrowserState({}, storage_key="lora-ui-chat-draft", secret="lora-ui")  # apart: typing must not undo what an answer just stored
     with gr.Column(visible=False) as nothing:
         start = f'<a class="button primary" href="/chat?run={STARTER}">{esc(t("chat.nothing_action"))}</a>'
         html(f'<div class="empty"><p>{esc(t("chat.nothing"))}</p>{start}</div>')
     with gr.Column(visible=False, elem_classes="lu-chat") as talk:
         p = _draw(page)
-    p.nothing, p.talk, p.store = nothing, talk, store
+    p.nothing, p.talk, p.store, p.draft = nothing, talk, store, draft
     Choice(page, p).wire()
     answering.wire(page, p)
 
@@ -110,9 +111,9 @@ def _panes(t: Words, home: Home, run_id: str, view: str, store: Store, wait: str
     return conversation.draw(t, turns, speakers(run_id, view), titles(t, home, run_id), t("chat.empty"), wait)
 
 
-def remember(text: str, store: Store) -> Store:
+def remember(text: str) -> dict[str, str]:
     """A half-typed question survives a reload."""
-    return {**store, "draft": text}
+    return {"text": text}
 
 
 class Choice:
@@ -155,7 +156,7 @@ class Choice:
             p.note: gr.update(value="", visible=False),
         }
 
-    def opened(self, request: gr.Request, store: Store, memory: dict[str, Any]) -> dict[Any, Any]:
+    def opened(self, request: gr.Request, store: Store, draft: dict[str, str], memory: dict[str, Any]) -> dict[Any, Any]:
         p, there = self.p, choices(self.home, self.t)
         ids, asked, wanted = [id for _, id in there], request.query_params.get("run"), run_of(request, memory)
         run_id = wanted if wanted in ids else ids[0]
@@ -167,7 +168,7 @@ class Choice:
             found[p.note] = gr.update(value=f'<p class="note">{esc(self.t("chat.not_ready"))}</p>', visible=True)
         kept = {**DEFAULTS, "system": found.pop(p.expert["system"]), **store.get("expert", {}).get(run_id, {})}
         found |= {box: kept[name] for name, box in p.expert.items()}
-        found[p.ask] = gr.update(value=store.get("draft", ""), placeholder=found[p.ask]["placeholder"])
+        found[p.ask] = gr.update(value=draft.get("text", ""), placeholder=found[p.ask]["placeholder"])
         found |= {p.view: gr.update(value=view, visible=run_id != STARTER), p.run: gr.update(choices=there, value=run_id)}
         return {**found, p.talk: gr.update(visible=True)}
 
@@ -181,11 +182,11 @@ class Choice:
     def wire(self) -> None:
         page, p = self.page, self.p
         everything = [*self.outputs, p.nothing, p.talk, p.run, *[box for name, box in p.expert.items() if name != "system"]]
-        page.on(page.demo.load, self.opened, [p.store, page.memory], everything)
+        page.on(page.demo.load, self.opened, [p.store, p.draft, page.memory], everything)
         picked = page.on(p.run.input, self.chosen, [p.run, p.view, p.store, page.memory], self.outputs)
         picked.then(None, p.run, None, js=ADDRESS)
         page.on(p.view.input, self.looked, [p.run, p.view, p.store], [p.panes, p.store])
-        page.on(p.ask.change, remember, [p.ask, p.store], p.store, clears=False, queue=False, trigger_mode="always_last")
+        page.on(p.ask.change, remember, p.ask, p.draft, clears=False, queue=False, trigger_mode="always_last")
         page.on(p.clear.click, self.cleared, [p.run, p.view, p.store], [p.panes, p.store, p.clear])
 
 

@@ -31,6 +31,7 @@ import gradio as gr
 
 from lora_ui import errors, machine, runs
 from lora_ui.home import Home
+from lora_ui.jobs import BUSY, WAITING, Jobs
 from lora_ui.ui.words import Words
 
 log = logging.getLogger(__name__)
@@ -205,15 +206,17 @@ _SUN = (
 
 
 def _strip(home: Home, t: Words) -> str:
-    """What is true now: the run that works, or the newest; and the machine. `data-title` goes to the browser's tab."""
+    """What is true now: the run that works, or one that waits; and the machine. `data-title` goes to the browser's tab."""
     found = machine.look()
     where = found.name if found.device == "cuda" else t("machine." + found.device)
     free = max((gpu.free_bytes for gpu in found.gpus), default=found.free_bytes)
     # whole steps of GiB, so that the strip does not change every tick
     here = f'<span class="muted num">{esc(where)} · {esc(t("shell.free", n=round(free / machine.GIB)))}</span>'
-    busy = next((run for run in runs.list_runs(home) if run["state"] in ("running", "starting", "queued")), None)
-    if busy is None:
+    jobs = Jobs(home.database)
+    working = jobs.all("train", BUSY) or jobs.all("train", WAITING)
+    if not working:
         return f'<div class="strip"><span class="muted">{esc(t("shell.idle"))}</span>{here}</div>'
+    busy = runs.show(home, working[0].id)
     news = _share(busy)
     title = esc(f"{news} · {busy['name']}" if news else f"{MARKS[busy['state']]} {busy['name']}")
     left = f" · {esc(duration(t, busy['eta_seconds']))}" if busy.get("eta_seconds") else ""

@@ -20,10 +20,16 @@ def flags() -> argparse.Namespace:
     parser.add_argument(
         "--host", default="0.0.0.0" if os.environ.get("SPACE_ID") else "127.0.0.1", help="address to listen on (default: this machine only)"
     )
-    parser.add_argument("--port", type=int, default=7860)
+    parser.add_argument("--port", type=port, default=7860)
     parser.add_argument("--auth-file", type=Path, help="file with one user:password per line; or set LORA_UI_AUTH=user:password")
     parser.add_argument("--home", type=Path, help="where data, runs and models are kept (default: ~/.lora-ui)")
     return parser.parse_args()
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port: a number up to 65535")
+    return int(text)
 
 
 def passwords(file: Path | None) -> list[tuple[str, str]] | None:

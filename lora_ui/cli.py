@@ -50,7 +50,7 @@ def _raw(
 ) -> dict[str, Any]:
     """Layers: preset, file, the options of their own, --set."""
     own: dict[str, Any] = {"model": {}, "data": {}}
-    if base_model:
+    if base_model is not None:
         own["model"]["base_model"] = base_model
     if data:
         own["data"]["source"] = sources.absolute(data)
@@ -139,9 +139,11 @@ def _bytes(text: str) -> int:
     for unit, size in units.items():
         if text.lower().endswith(unit):
             try:
-                return int(float(text[: -len(unit)]) * size)
+                count = float(text[: -len(unit)])
             except ValueError:
                 break
+            if 0 < count < 1e6:
+                return int(count * size)
     raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")
 
 

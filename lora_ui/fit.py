@@ -221,6 +221,21 @@ def _targets(model: Shape, wanted: str | list[str]) -> tuple[Linear, ...] | None
     return found or None
 
 
+def module_names(config: dict[str, Any] | None) -> list[str]:
+    """Names that `target_modules` can hold for this family; empty for unknown ones."""
+    model = shape(config) if config else None
+    return sorted({one.name.split(".")[-1] for one in model.linears}) if model else []
+
+
+def has_targets(config: dict[str, Any] | None, wanted: str | list[str]) -> bool:
+    """Whether named modules exist in the model; True where that cannot be told from config.json (patterns, embeddings, unknown families)."""
+    names = module_names(config)
+    if not names or isinstance(wanted, str) or any("embed" in name or name in ("wte", "wpe") for name in wanted):
+        return True
+    model = shape(config or {})
+    return bool(model and _targets(model, wanted))
+
+
 def parameters(config: dict[str, Any], adapter: AdapterSettings) -> dict[str, Any] | None:
     """How many numbers learn, of how many, as PEFT counts them: `trainable_parameters`, `all_parameters` (base and adapter),
     `share` (percent) and `explanation` (Say). None for families or targets that cannot be counted from config.json."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ class Home:
         """Create the folders. Raises HomeUnusable."""
         home = cls(Path(root or default_root()).expanduser().resolve())
         try:
+            if not home.root.exists():
+                home.root.mkdir(parents=True, mode=0o700)
             for folder in (home.root, home.uploads, home.datasets, home.runs, home.models, home.chats, home.presets):
                 folder.mkdir(parents=True, exist_ok=True)
             probe = home.root / ".writable"
@@ -101,7 +104,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all, as `write_json`."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # threads of one page write at once, too
     with open(beside, "w", encoding="utf-8") as f:
         f.write(text)
         f.flush()

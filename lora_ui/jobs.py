@@ -106,6 +106,7 @@ class Job:
     params: dict[str, Any]
     place: float
     created: float
+    queued: float
     started: float | None
     ended: float | None
     attempt: int
@@ -127,7 +128,7 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute(
         """CREATE TABLE jobs (
             id TEXT PRIMARY KEY, kind TEXT NOT NULL, run_id TEXT REFERENCES jobs(id), name TEXT NOT NULL, key TEXT UNIQUE,
-            state TEXT NOT NULL, params TEXT NOT NULL, place REAL NOT NULL, created REAL NOT NULL, started REAL, ended REAL,
+            state TEXT NOT NULL, params TEXT NOT NULL, place REAL NOT NULL, created REAL NOT NULL, queued REAL NOT NULL, started REAL, ended REAL,
             attempt INTEGER NOT NULL DEFAULT 0, stop_asked REAL, pid INTEGER, pid_start REAL, boot_id TEXT, lease TEXT,
             error TEXT, result TEXT, deleted REAL)"""
     )
@@ -189,8 +190,8 @@ class Jobs:
             id = f"{words if kind == 'train' else kind}-{secrets.token_hex(3 if kind == 'train' else 5)}"
             now = time.time()
             db.execute(
-                "INSERT INTO jobs (id, kind, run_id, name, key, state, params, place, created) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?)",
-                (id, kind, run_id, name or words, key, json.dumps(params), now, now),
+                "INSERT INTO jobs (id, kind, run_id, name, key, state, params, place, created, queued) VALUES (?, ?, ?, ?, ?, 'queued', ?, ?, ?, ?)",
+                (id, kind, run_id, name or words, key, json.dumps(params), now, now, now),
             )
             return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone())
 
@@ -230,11 +231,12 @@ class Jobs:
     def resume(self, id: str, **changed: Any) -> Job:
         """Back into the queue, keeping what was made; `changed` replaces params (a new token's handle). Raises IllegalMove."""
         with self._write() as db:
+            now = time.time()
             job = self._must(db, id, "resumed", RESUMABLE, "failed, stopped or interrupted")
             db.execute(
-                "UPDATE jobs SET state = 'queued', params = ?, place = ?, ended = NULL, stop_asked = NULL, error = NULL, deleted = NULL"
+                "UPDATE jobs SET state = 'queued', params = ?, place = ?, queued = ?, ended = NULL, stop_asked = NULL, error = NULL, deleted = NULL"
                 " WHERE id = ?",
-                (json.dumps({**job.params, **changed}), time.time(), id),
+                (json.dumps({**job.params, **changed}), now, now, id),
             )
         return self.get(id)
 

@@ -6,6 +6,7 @@ Every way a name can be wrong is its own error. Fetching the weights is the work
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -172,8 +173,16 @@ def _from_path(name: str) -> BaseModel:
         chat_template=(path / "chat_template.jinja").is_file() or "chat_template" in _read(path / "tokenizer_config.json"),
         local=True,
         config=config,
+        revision=_stamp(path),
         path=str(path.resolve()),
     )
+
+
+def _stamp(path: Path) -> str:
+    """Changes when the words of a local model do: rows prepared with an older tokenizer or template are made anew."""
+    files = [path] if path.is_file() else [path / name for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")]
+    about = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
+    return "files-" + hashlib.sha256(repr(about).encode()).hexdigest()[:12]
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -272,6 +281,7 @@ def _from_gguf(name: str, path: Path) -> BaseModel:
         chat_template="tokenizer.chat_template" in reader.fields,
         local=True,
         config=config,
+        revision=_stamp(path),
         path=str(path.resolve()),
     )
 

@@ -42,9 +42,12 @@ def _read(home: Home, source: str, chosen: settings.Settings, token: str | None)
 def base_model(home: Home, chosen: settings.Settings, token: str | None = None) -> models.BaseModel:
     """The base model of these settings. Raises what `models.find` raises."""
     memory = (str(home.root), chosen.model.base_model, chosen.model.revision, token is not None)
-    if memory not in _bases:
-        _bases[memory] = models.find(home, chosen.model.base_model, chosen.model.revision, token)
-    return _bases[memory]
+    if memory in _bases:
+        return _bases[memory]
+    found = models.find(home, chosen.model.base_model, chosen.model.revision, token)
+    if found.kind == "hub":  # what lies on this machine can change, and is quick to look at again
+        _bases[memory] = found
+    return found
 
 
 def usable_rows(home: Home, chosen: settings.Settings, rows: data.Dataset) -> int:
@@ -157,6 +160,10 @@ def problems(
     needed, free = needed_bytes(chosen, base, counts), home.free_bytes()
     if needed > free:
         found.append(errors.DiskFull(needed=gigabytes(needed), free=gigabytes(free), where=str(home.root)))
+    if not fit.has_targets(base.config, chosen.adapter.target_modules):
+        found.append(
+            errors.NoSuchModules(modules=chosen.adapter.target_modules, name=base.name, known=", ".join(fit.module_names(base.config)))
+        )
     if chosen.training.optim.startswith(("adamw_8bit", "paged")) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what=chosen.training.optim, device="Apple GPUs"))
     if (chosen.model.load_in_4bit or chosen.model.load_in_8bit) and machine.look().device == "mps":

@@ -161,6 +161,7 @@ def _standing(home: Home, row: Job) -> dict[str, Any]:
         "done": beat.get("done"),
         "total": beat.get("total"),
         "unit": beat.get("unit"),
+        "since": beat.get("since"),
         "seconds": (row.ended or time.time()) - row.started if row.started else None,
         "stop_asked": row.stop_asked is not None,
         "error": row.error,
@@ -170,7 +171,7 @@ def _standing(home: Home, row: Job) -> dict[str, Any]:
 
 def _phases(row: Job, timed: dict[str, float]) -> dict[str, float | None]:
     """The contract's six phases in seconds; null before they were reached. Other phases a worker names are kept."""
-    queue = row.started - row.created if row.started else None
+    queue = row.started - row.queued if row.started and row.started >= row.queued else None
     return {"queue": queue, **{p: timed.get(p) for p in ("import", "load", "prepare", "first_step", "train", "save")}, **timed}
 
 
@@ -227,10 +228,10 @@ def show(home: Home, id: str) -> dict[str, Any]:
 
 
 def _eta(there: dict[str, Any], step: int | None, total: int | None) -> float | None:
-    spent = there["phases"].get("train")
-    if there["state"] != "running" or not step or not total or not spent or step < 2:
+    spent, since = there["phases"].get("train"), there["since"]
+    if there["state"] != "running" or not step or not total or not spent or since is None or step <= since:
         return None
-    return float(spent / (step - 1) * (total - step))
+    return float(spent / (step - since) * (total - step))
 
 
 def _there(path: Path) -> str | None:
@@ -273,15 +274,12 @@ def stop(home: Home, id: str) -> Job:
 
 
 def resume(home: Home, id: str, token: str | None = None) -> Job:
-    """Go on from the last good save point. Raises NoSuchJob, IllegalMove, TokenMissing."""
+    """Go on from the last good save point. Raises NoSuchJob, IllegalMove, and TokenMissing for a push."""
     jobs = Jobs(home.database)
     supervisor.ensure(home)
-    if "token_handle" in jobs.get(id).params:
-        if not token:
-            raise errors.TokenMissing()
-        job = jobs.resume(id, token_handle=_hand_over(home, token))
-    else:
-        job = jobs.resume(id)
+    if token is None and jobs.get(id).kind == "push":
+        raise errors.TokenMissing()
+    job = jobs.resume(id, token_handle=_hand_over(home, token) if token else None)  # a downloaded base model needs none any more
     supervisor.tell(home, {})
     return job
 

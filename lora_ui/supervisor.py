@@ -191,12 +191,26 @@ def living(home: Home) -> dict[str, Any] | None:
 def ensure(home: Home, timeout: float = 30.0) -> None:
     """A supervisor of this version is alive when this returns. Raises SupervisorDidNotStart."""
     there = living(home)
-    if there and there.get("version") == __version__:
-        return
-    if there:
+    if there and there.get("version") != __version__:
         home.supervisor_lock.unlink(missing_ok=True)
+    child = None if there and there.get("version") == __version__ else _spawn(home)
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        try:
+            return tell(home, {})
+        except OSError:
+            if child is None and not living(home):
+                child = _spawn(home)
+            elif child is not None and child.poll() is not None and not living(home):
+                break
+            time.sleep(0.05)
+    code = child.poll() if child is not None else None
+    raise errors.SupervisorDidNotStart(detail=f"It ended with code {code}." if code is not None else "It did not answer.")
+
+
+def _spawn(home: Home) -> subprocess.Popen[bytes]:
     with open(home.supervisor_log, "ab") as log:
-        child = subprocess.Popen(
+        return subprocess.Popen(
             [sys.executable, "-m", "lora_ui.supervisor", str(home.root)],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -205,24 +219,12 @@ def ensure(home: Home, timeout: float = 30.0) -> None:
             env=without_tokens(dict(os.environ)),
             start_new_session=True,
         )
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        try:
-            tell(home, {})
-            return
-        except OSError:
-            if child.poll() is not None and not living(home):
-                break
-            time.sleep(0.05)
-    raise errors.SupervisorDidNotStart(detail=f"It ended with code {child.poll()}." if child.poll() is not None else "It did not answer.")
 
 
 def main(root: Path) -> None:
     home = Home.open(root)
     lock = open(home.supervisor_lock, "a+")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    if not _locked(lock):
         return  # another one is alive
     lock.truncate(0)
     lock.write(json.dumps({"pid": os.getpid(), "version": __version__}))
@@ -238,6 +240,17 @@ def main(root: Path) -> None:
             break
         if select.select([server], [], [], 0.5)[0]:
             _receive(server, supervisor.tokens)
+
+
+def _locked(lock: Any) -> bool:
+    """Take the lock; a moment's patience, because `living` holds it for an instant to look."""
+    for _ in range(20):
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            time.sleep(0.02)
+    return False
 
 
 def _still_ours(lock: Any, path: Path) -> bool:

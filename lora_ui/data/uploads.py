@@ -22,8 +22,11 @@ _TEXTS = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".md")
 
 
 def limit() -> int:
-    """Largest upload in bytes: LORA_UI_MAX_UPLOAD, else 2 GiB."""
-    return int(os.environ.get("LORA_UI_MAX_UPLOAD") or 2 * 2**30)
+    """Largest upload in bytes: LORA_UI_MAX_UPLOAD, else 2 GiB. Raises InvalidSettings."""
+    said = os.environ.get("LORA_UI_MAX_UPLOAD", "")
+    if said and not said.isdecimal():
+        raise errors.InvalidSettings([Say("LORA_UI_MAX_UPLOAD: {said} is not a number of bytes", said=said)])
+    return int(said or 2 * 2**30)
 
 
 def store_upload(home: Home, path: Path, name: str) -> str:

@@ -142,3 +142,9 @@ class DatasetPartNotFound(LoraUIError):
     message = "{name} has no {wanted}."
     cause = "What it has: {known}."
     fix = "Write owner/name@revision:config/split; revision, config and split can each be left out."
+
+
+class NoSuchModules(LoraUIError):
+    message = "{name} has no layers called {modules}."
+    cause = "Its layers are: {known}."
+    fix = "Name some of these in target_modules, or use all-linear."

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 
 import gradio as gr
 from fastapi import FastAPI
 from starlette.types import ASGIApp
 
+from lora_ui.data import uploads
 from lora_ui.home import Home
 from lora_ui.ui import chat, data, door, runs, shell, ship, theme, train
 from lora_ui.ui.words import LANGUAGES, Words
 
 MODULES = {"data": data, "train": train, "runs": runs, "chat": chat, "ship": ship}
-GIB = 1024**3
 
 
 def blocks(home: Home) -> gr.Blocks:
@@ -57,7 +56,8 @@ def web(demo: gr.Blocks, host: str, auth: list[tuple[str, str]] | None) -> ASGIA
         warnings.filterwarnings("ignore", "SSR mode is not supported")  # we never asked for it
         gr.mount_gradio_app(
             app, demo, path="/", server_name=host, auth=auth, footer_links=[], run_history=False, enable_monitoring=False, show_error=False,
-            max_file_size=int(os.environ.get("LORA_UI_MAX_UPLOAD", 2 * GIB)), ssr_mode=False, pwa=False, mcp_server=False,
+            max_file_size=uploads.limit(), ssr_mode=False, pwa=False, mcp_server=False,
             theme=theme.theme(), css=theme.css(), head=theme.head(),
         )  # fmt: skip
+    demo.has_launched = True  # else Gradio takes any path a client names for one of ours (processing_utils._check_allowed)
     return door.Door(app, door.own_names(host))

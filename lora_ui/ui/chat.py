@@ -32,7 +32,9 @@ def build(page: Page) -> None:
     t = page.t
     page.title()
     store = gr.BrowserState({}, storage_key="lora-ui-chats", secret="lora-ui")  # not in a hidden column: it is read only where it is drawn
-    draft = gr.BrowserState({}, storage_key="lora-ui-chat-draft", secret="lora-ui")  # apart: typing must not undo what an answer just stored
+    draft = gr.BrowserState(
+        {}, storage_key="lora-ui-chat-draft", secret="lora-ui"
+    )  # apart: typing must not undo what an answer just stored
     with gr.Column(visible=False) as nothing:
         start = f'<a class="button primary" href="/chat?run={STARTER}">{esc(t("chat.nothing_action"))}</a>'
         html(f'<div class="empty"><p>{esc(t("chat.nothing"))}</p>{start}</div>')

@@ -43,11 +43,18 @@ def _name(netloc: str) -> str | None:
         return None
 
 
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
+
+
 def is_ours(headers: Headers, names: frozenset[str]) -> bool:
     host = headers.get("host", "")
     if len(headers.getlist("host")) != 1 or _name(host) not in names:
         return False
-    return all(urlsplit(origin).netloc.lower() == host.lower() for origin in headers.getlist("origin"))
+    return all(_netloc(origin) == host.lower() for origin in headers.getlist("origin"))
 
 
 def language(headers: Headers) -> str:

@@ -23,6 +23,8 @@ class Watch(TrainerCallback):
         self.best: tuple[float, int] | None = None
         self.tests_since_best = 0
         self.train_seconds = 0.0
+        self.began_at: int | None = None
+        """The first step that this process made; not 1 when the run is resumed."""
         for row in metrics.read(job.folder / "metrics.jsonl"):  # of a run that is resumed
             if row.get("eval_loss") is not None:
                 self._tested(row["eval_loss"], row["step"])
@@ -35,9 +37,10 @@ class Watch(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.train_seconds += time.monotonic() - self._step_began
-        if state.global_step == 1:
+        if self.began_at is None:
+            self.began_at = state.global_step
             self.job.phase("train")
-        self.job.progress(state.global_step, state.max_steps, "steps")
+        self.job.progress(state.global_step, state.max_steps, "steps", since=self.began_at)
         if state.global_step == state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True  # the last step is tested whatever the cadence
         if self.job.stopping.is_set():

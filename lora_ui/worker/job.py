@@ -55,9 +55,9 @@ class Job:
             self._phase, self._since, self._progress = name, now, {}
         self.beat()
 
-    def progress(self, done: float, total: float, unit: str = "") -> None:
-        """Say how far this phase is. Written at most four times a second, and at the end."""
-        self._progress = {"done": done, "total": total, "unit": unit}
+    def progress(self, done: float, total: float, unit: str = "", since: float = 0) -> None:
+        """Say how far this phase is; `since`: what was done when it began. Written at most four times a second, and at the end."""
+        self._progress = {"done": done, "total": total, "unit": unit, "since": since}
         if done >= total or time.monotonic() - self._written > 0.25:
             self.beat()
 

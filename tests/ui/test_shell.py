@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import httpx
 import pytest
 import yaml
 
@@ -300,3 +301,25 @@ def test_no_selector_in_a_media_query_starts_where_gradio_breaks_it() -> None:
 
 def test_the_words_file_is_the_only_place_of_page_words() -> None:
     assert yaml.safe_load((REPOSITORY / "lora_ui" / "ui" / "words.yaml").read_text("utf-8"))["words"]["data.name"] == ["Data", "数据"]
+
+
+@pytest.mark.parametrize("path", ["/etc/hosts", "/proc/self/environ", "http://127.0.0.1:9/x"])
+def test_a_path_that_a_visitor_names_is_never_read(tmp_path: Path, path: str) -> None:
+    """What a browser sends after an upload, with a path of this machine in it."""
+    running = App(tmp_path / "home")
+    try:
+        with httpx.Client(base_url=f"http://127.0.0.1:{running.port}", trust_env=False, timeout=60) as client:
+            config = client.get("/config").json()
+            event = next(d for d in config["dependencies"] if any(kind == "upload" for _, kind in d["targets"]))
+            file = {"path": path, "orig_name": "notes.txt", "meta": {"_type": "gradio.FileData"}}
+            data = [file, *[{}] * (len(event["inputs"]) - 1)]
+            assert (
+                client.post("/gradio_api/queue/join", json={"fn_index": event["id"], "session_hash": "abc", "data": data}).status_code
+                == 200
+            )
+            with client.stream("GET", "/gradio_api/queue/data", params={"session_hash": "abc"}) as events:
+                heard = next(line for line in events.iter_lines() if "process_completed" in line or "unexpected_error" in line)
+        assert '"success":false' in heard.replace(" ", "") or "unexpected_error" in heard
+        assert list((tmp_path / "home" / "uploads").iterdir()) == []
+    finally:
+        running.close()

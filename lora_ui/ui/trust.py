@@ -1,0 +1,24 @@
+"""What a browser may name as data. Its memory is the visitor's to write: a path in it would read any file of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lora_ui import errors
+from lora_ui.data import sources
+from lora_ui.data.uploads import PREFIX
+from lora_ui.home import Home
+from lora_ui.jobs import Jobs
+
+
+def source(home: Home, named: str) -> str:
+    """`named` itself if every line of it is the example, an upload, a dataset on the Hub, or what a run here was given from the
+    terminal. Raises DataNotFound."""
+    given = {job.params["settings"]["data"]["source"] for job in Jobs(home.database).all("train")}
+    if named in given:
+        return named
+    for line in named.splitlines() or [""]:
+        on_the_hub = sources.hub_name(line) and not Path(line).expanduser().exists()  # a path that is there would be taken first
+        if not (line == "example" or line.startswith(PREFIX) or on_the_hub):
+            raise errors.DataNotFound(name=line)
+    return named

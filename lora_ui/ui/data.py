@@ -14,7 +14,7 @@ import gradio as gr
 from lora_ui import data, errors, runs, settings
 from lora_ui.data import sources
 from lora_ui.home import Home
-from lora_ui.ui import draft, findings, report_card, row_view
+from lora_ui.ui import draft, findings, lengths, report_card, row_view
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, html, panel
 from lora_ui.ui.words import Words
@@ -80,6 +80,8 @@ class Parts:
             self.shortest = gr.Button(t("data.shortest"), size="sm", scale=0, min_width=120)
             self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
             self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
+        with gr.Accordion(t("data.lengths"), open=False, elem_id="lengths"):
+            self.lengths = html()
 
     def _draw_columns(self, t: Words) -> None:
         html(f'<p class="muted">{esc(t("data.columns_hint"))}</p>')
@@ -103,7 +105,7 @@ class Parts:
     @property
     def checked(self) -> list[Any]:
         """What follows from the findings, from what is left out, and from the token count."""
-        return [self.here, self.summary, self.counts, *self.board.parts]
+        return [self.here, self.summary, self.counts, self.lengths, *self.board.parts]
 
 
 @functools.cache
@@ -221,10 +223,12 @@ def _checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, 
     found, known = findings.listed(home, here)
     here = {**here, "known": known, "findings": found}
     summary, report = here.get("prepared"), data.open(home, here["digest"]).report
+    wait = f'<p class="muted">{esc(t("data.lengths_wait"))}</p>'
     return {
         p.here: here,
         p.summary: report_card.summary(t, here["name"], report, found, findings.ready(home, here)),
         p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
+        p.lengths: lengths.picture(t, summary, chosen.training.max_length) if summary else wait,
         **p.board.show(t, found),
     }
 

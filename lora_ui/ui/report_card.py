@@ -14,7 +14,7 @@ MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
 
 def summary(t: Words, name: str, report: dict[str, Any], findings: list[dict[str, Any]], ready: int) -> str:
     """`findings` as `findings.listed` gives them; `ready`: rows that are used, of all rows of the report."""
-    worth = sum(f["count"] for f in findings if f["severity"] == "warn" and not f["chosen"])
+    worth = sum(f["severity"] == "warn" and not f["chosen"] for f in findings)
     marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(ready)))}</span>']
     if worth:
         marks.append(f'<span class="pill warn"><span aria-hidden="true">!</span> {esc(t("data.worth_a_look", n=number(worth)))}</span>')

@@ -10,18 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-import pyarrow.parquet
 
 from lora_ui import data, errors, runs, settings
-from lora_ui.data import prepared, sources
-from lora_ui.home import Home, read_json
-from lora_ui.ui import draft, report_card
-from lora_ui.ui import rows as row_html
+from lora_ui.data import sources
+from lora_ui.home import Home
+from lora_ui.ui import draft, findings, lengths, report_card, row_view
 from lora_ui.ui.report_card import ROLES
-from lora_ui.ui.shell import Page, esc, html, number, panel
+from lora_ui.ui.shell import Page, esc, html, panel
 from lora_ui.ui.words import Words
 
-SUFFIXES = [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"]
 VIEWS = ("chat", "reading", "tokens")
 
 
@@ -35,7 +32,8 @@ class Upload(gr.File):
 
 
 class Parts:
-    """The page's components; `here` is what is shown now: source, mapping, digest, kept, at, columns, first, job, prepared."""
+    """The page's components; `here` is what is shown now: source, mapping, name, digest, kept, at, first; leave_out and known (see
+    findings.py); of (finding, which of its rows, how many); raw, job and prepared of the token count."""
 
     def __init__(self, page: Page):
         t = page.t
@@ -72,15 +70,18 @@ class Parts:
             self.change = gr.Button(t("data.change"), scale=0, min_width=140, size="md")
         self.counts = html(elem_classes="lu-live")
         self.token_problem = html(visible=False)
-        self.findings = html(visible=False)
+        self.board = findings.Board(t)
         with gr.Row(elem_classes="lu-line lu-view"):
             self.view = gr.Radio([(t("data.view_" + v), v) for v in VIEWS], value="chat", label=t("data.view"), scale=3)
             self.previous = gr.Button(t("data.previous"), size="sm", scale=0, min_width=100, elem_id="previous-row")
             self.next = gr.Button(t("data.next"), size="sm", scale=0, min_width=100, elem_id="next-row")
         self.row = html(elem_classes="lu-row", elem_id="row")
         with gr.Row(elem_classes="lu-line"):
+            self.shortest = gr.Button(t("data.shortest"), size="sm", scale=0, min_width=120)
             self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
             self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
+        with gr.Accordion(t("data.lengths"), open=False, elem_id="lengths"):
+            self.lengths = html()
 
     def _draw_columns(self, t: Words) -> None:
         html(f'<p class="muted">{esc(t("data.columns_hint"))}</p>')
@@ -97,9 +98,14 @@ class Parts:
     def shown(self) -> list[Any]:
         """What a newly read source changes."""
         return [
-            self.bring, self.status, self.there, self.columns, self.foot, self.here, self.summary, self.counts, self.findings, self.row,
-            *self.roles, self.first, self.map, self.other, self.view,
+            self.bring, self.status, self.there, self.columns, self.foot, self.row, *self.roles, self.first, self.map, self.other, self.view,
+            *self.checked,
         ]  # fmt: skip
+
+    @property
+    def checked(self) -> list[Any]:
+        """What follows from the findings, from what is left out, and from the token count."""
+        return [self.here, self.summary, self.counts, self.lengths, *self.board.parts]
 
 
 @functools.cache
@@ -112,6 +118,7 @@ def build(page: Page) -> None:
     page.title()
     parts = Parts(page)
     _wire_sources(page, parts)
+    _wire_findings(page, parts)
     _wire_rows(page, parts)
 
 
@@ -161,7 +168,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
     prepare(page.on(page.demo.load, remembered_source, memory, outputs))
 
     def change(remembered: dict[str, Any]) -> dict[Any, Any]:
-        kept = {k: v for k, v in remembered.items() if k not in ("source", "mapping", "data_name")}
+        kept = {k: v for k, v in draft.with_left_out(remembered, None).items() if k not in ("source", "mapping", "data_name")}
         hidden = {part: gr.update(visible=False) for part in (p.status, p.there, p.columns, p.foot, p.token_problem)}
         return {**hidden, p.bring: gr.update(visible=True), p.file: None, p.here: {}, memory: kept, p.timer: gr.Timer(active=False)}
 
@@ -182,29 +189,47 @@ def _read(
     home: Home, t: Words, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], memory: gr.BrowserState
 ) -> dict[Any, Any]:
     found = data.load(home, source, mapping or None)
-    report, peeked = found.report, data.peek(home, source)
+    peeked = data.peek(home, source)
+    if remembered.get("source") != source:  # what was left out was left out of other rows
+        remembered = draft.with_left_out(remembered, None)
     here = {
         "source": source,
         "mapping": mapping,
         "name": found.name,
         "digest": found.digest,
-        "kept": report["kept"],
+        "kept": found.report["kept"],
         "at": 0,
         "first": peeked["first"],
     }
+    here["raw"] = _raw(home, remembered, here)
     return {
         p.bring: gr.update(visible=False),
         p.status: gr.update(visible=False),
         p.there: gr.update(visible=True),
         p.foot: gr.update(visible=True),
-        p.here: here,
-        p.summary: report_card.summary(t, found.name, report),
+        **_checked(home, t, p, here),
         p.counts: "",
-        p.findings: gr.update(value=report_card.findings(t, report["findings"]), visible=bool(report["findings"])),
-        p.row: _row(home, t, here, "chat"),
+        p.row: row_view.row(home, t, here, "chat"),
         p.view: "chat",
         memory: {**remembered, "source": source, "mapping": mapping, "data_name": found.name},
-        **_columns(t, p, peeked, report["mapping"] or {}, opened=False),
+        **_columns(t, p, peeked, found.report["mapping"] or {}, opened=False),
+    }
+
+
+def _checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, Any]:
+    """`here`, what its settings (`raw`) leave out, and all that follows from it on the page."""
+    chosen = settings.parse(here["raw"])
+    here = {**here, "leave_out": chosen.data.leave_out, "row_limit": chosen.data.row_limit}
+    found, known = findings.listed(home, here)
+    here = {**here, "known": known, "findings": found}
+    summary, report = here.get("prepared"), data.open(home, here["digest"]).report
+    wait = f'<p class="muted">{esc(t("data.lengths_wait"))}</p>'
+    return {
+        p.here: here,
+        p.summary: report_card.summary(t, here["name"], report, found, findings.ready(home, here)),
+        p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
+        p.lengths: lengths.picture(t, summary, chosen.training.max_length) if summary else wait,
+        **p.board.show(t, found),
     }
 
 
@@ -250,25 +275,55 @@ def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[s
     try:
         settings.parse(raw)
     except errors.InvalidSettings:
-        return draft.of(home, {**mine, "settings": {}}, here["kept"]).raw
+        return draft.of(home, {**mine, "settings": draft.left_out(remembered)}, here["kept"]).raw
     return raw
 
 
 def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
     home, t = page.home, page.t
 
-    def start(here: dict[str, Any], remembered: dict[str, Any]) -> tuple[Any, ...]:
+    def start(here: dict[str, Any], remembered: dict[str, Any]) -> dict[Any, Any]:
         if not here.get("digest"):
-            return gr.skip(), gr.skip(), gr.skip(), gr.Timer(active=False)
-        raw = _raw(home, remembered, here)
-        job = runs.prepare(home, raw)
-        if job.state == "finished" and (summary := runs.prepared(home, raw)):
-            return {**here, "prepared": summary}, report_card.counts(t, summary, raw), gr.skip(), gr.Timer(active=False)
-        model = settings.parse(raw).model.base_model
+            return {p.timer: gr.Timer(active=False)}
+        here = {**here, "raw": _raw(home, remembered, here), "prepared": None, "job": None}
+        job = runs.prepare(home, here["raw"])
+        if job.state == "finished" and (summary := runs.prepared(home, here["raw"])):
+            return {**_checked(home, t, p, {**here, "prepared": summary}), p.timer: gr.Timer(active=False)}
+        model = settings.parse(here["raw"]).model.base_model
         wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
-        return {**here, "job": job.id, "raw": raw}, wait, gr.skip(), gr.Timer(active=True)
+        return {p.here: {**here, "job": job.id}, p.counts: wait, p.timer: gr.Timer(active=True)}
 
-    page.on(after.then, start, [p.here, page.memory], [p.here, p.counts, p.row, p.timer], at=p.token_problem)
+    page.on(after.then, start, [p.here, page.memory], [*p.checked, p.timer], at=p.token_problem)
+
+
+# findings
+
+
+def _wire_findings(page: Page, p: Parts) -> None:
+    home, t, memory = page.home, page.t, page.memory
+
+    def show(at: int, here: dict[str, Any], view: str) -> tuple[Any, Any]:
+        """The first row of a finding; the next one when its rows are being shown already."""
+        rows = findings.positions(home, here["digest"], here["findings"][at])
+        before = here.get("of") or (None, -1, 0)
+        which = (before[1] + 1) % len(rows) if before[0] == at else 0
+        now = {**here, "at": rows[which], "of": (at, which, len(rows))}
+        return now, row_view.row(home, t, now, view)
+
+    def leave(at: int, here: dict[str, Any], remembered: dict[str, Any], view: str) -> dict[Any, Any]:
+        """Leave the rows of a finding out, or use them again."""
+        code, codes = here["findings"][at]["code"], here["leave_out"]
+        codes = [c for c in codes if c != code] if code in codes else [*codes, code]
+        remembered = draft.with_left_out(remembered, codes)
+        now = {**here, "raw": _raw(home, remembered, here), "prepared": None, "of": None}
+        return {memory: remembered, **_checked(home, t, p, now), p.row: row_view.row(home, t, now, view)}
+
+    to_row = "() => document.getElementById('row').scrollIntoView({block: 'nearest'})"
+    for at, (_, _, rows, choice) in enumerate(p.board.places):
+        shown = page.on(rows.click, functools.partial(show, at), [p.here, p.view], [p.here, p.row])
+        shown.then(None, None, None, js=to_row, api_visibility="private")
+        chosen = page.on(choice.click, functools.partial(leave, at), [p.here, memory, p.view], [memory, *p.checked, p.row])
+        _wire_prepare(page, p, chosen)
 
 
 # rows
@@ -277,32 +332,35 @@ def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
 def _wire_rows(page: Page, p: Parts) -> None:
     home, t = page.home, page.t
 
-    def tick(here: dict[str, Any], view: str) -> tuple[Any, ...]:
+    def tick(here: dict[str, Any], view: str) -> dict[Any, Any]:
         job = runs.job(home, here["job"]) if here.get("job") else None
         if job is None:
-            return gr.skip(), gr.skip(), gr.skip(), gr.Timer(active=False), gr.skip()
+            return {p.timer: gr.Timer(active=False)}
         if job["state"] in ("queued", "starting", "running"):
-            return gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+            return {p.timer: gr.skip()}
         if job["error"]:
-            return {**here, "job": None}, "", gr.skip(), gr.Timer(active=False), gr.update(value=panel(t, job["error"]), visible=True)
-        summary = runs.prepared(home, here["raw"])
-        now = {**here, "job": None, "prepared": summary}
-        shown = _row(home, t, now, view) if view != "chat" else gr.skip()
-        return now, report_card.counts(t, summary, here["raw"]) if summary else "", shown, gr.Timer(active=False), gr.update(visible=False)
+            problem = gr.update(value=panel(t, job["error"]), visible=True)
+            return {p.here: {**here, "job": None}, p.counts: "", p.timer: gr.Timer(active=False), p.token_problem: problem}
+        now = {**here, "job": None, "prepared": runs.prepared(home, here["raw"])}
+        shown = row_view.row(home, t, now, view) if view != "chat" or now["leave_out"] else gr.skip()
+        calm = {p.timer: gr.Timer(active=False), p.token_problem: gr.update(visible=False)}
+        return {p.counts: "", **_checked(home, t, p, now), p.row: shown, **calm}
 
-    page.on(p.timer.tick, tick, [p.here, p.view], [p.here, p.counts, p.row, p.timer, p.token_problem], clears=False, queue=False)
+    page.on(p.timer.tick, tick, [p.here, p.view], [*p.checked, p.row, p.timer, p.token_problem], clears=False, queue=False)
 
     def move(step: str, here: dict[str, Any], view: str) -> tuple[Any, Any]:
         last = here["kept"] - 1
         places = {
             "next": lambda: min(last, here["at"] + 1), "previous": lambda: max(0, here["at"] - 1),
-            "random": lambda: random.randint(0, last), "longest": lambda: _longest(home, here["digest"]), "stay": lambda: here["at"],
+            "random": lambda: random.randint(0, last), "stay": lambda: here["at"],
+            "shortest": lambda: row_view.ends(home, here["digest"])[0], "longest": lambda: row_view.ends(home, here["digest"])[1],
         }  # fmt: skip
-        now = {**here, "at": places[step]()}
-        return now, _row(home, t, now, view)
+        now = {**here, "at": places[step](), "of": here.get("of") if step == "stay" else None}
+        return now, row_view.row(home, t, now, view)
 
     for trigger, step in (
-        (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"), (p.longest.click, "longest"), (p.view.input, "stay"),
+        (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"),
+        (p.shortest.click, "shortest"), (p.longest.click, "longest"), (p.view.input, "stay"),
     ):  # fmt: skip
         page.on(trigger, functools.partial(move, step), [p.here, p.view], [p.here, p.row])
 
@@ -311,44 +369,3 @@ def _wire_rows(page: Page, p: Parts) -> None:
 
     for box in p.roles:
         page.on(box.input, first_row, [p.here, *p.roles], p.first, clears=False)
-
-
-@functools.lru_cache(8)
-def _longest(home: Home, digest: str) -> int:
-    """Index of the row with the most characters."""
-
-    def length(row: dict[str, Any]) -> int:
-        return len(row["text"]) if "text" in row else sum(len(m["content"]) for m in row["messages"])
-
-    rows = data.rows(home, digest)
-    return max(range(len(rows)), key=lambda i: length(rows[i]))
-
-
-@functools.lru_cache(8)
-def _places(folder: str) -> dict[int, tuple[str, int]]:
-    """Row number → (split, index in it) of a prepared folder. Held-out rows from a file of their own have numbers of their own."""
-    found = {}
-    own = (read_json(Path(folder) / "summary.json") or {}).get("own_held_out")
-    for split in ("train",) if own else ("train", "held_out"):
-        path = Path(folder) / f"{split}.parquet"
-        if path.is_file():
-            numbers = pyarrow.parquet.read_table(path, columns=["row"])["row"].to_pylist()
-            found.update({row: (split, index) for index, row in enumerate(numbers)})
-    return found
-
-
-def _row(home: Home, t: Words, here: dict[str, Any], view: str) -> str:
-    """One row in the chosen view, with where it stands above and the legend below."""
-    row = data.rows(home, here["digest"], here["at"], 1)[0]
-    where = t("data.where", row=number(row["row"]), at=number(here["at"] + 1), n=number(here["kept"]))
-    summary = here.get("prepared")
-    if view == "chat":
-        body = row_html.chat(t, row)
-    elif summary is None:
-        body = f'<p class="muted">{esc(t("data.view_wait"))}</p>'
-    else:
-        split, index = _places(summary["folder"])[row["row"]]
-        learned = prepared.read_rows(Path(summary["folder"]), split, index, 1)[0]
-        draw = row_html.reading if view == "reading" else row_html.tokens
-        body = draw(t, learned, set(summary["special_ids"]))
-    return f'<p class="row-head"><strong class="num">{esc(where)}</strong> <span class="muted">{esc(t("data.truth"))}</span></p>{body}{row_html.legend(t)}'

@@ -45,6 +45,20 @@ def of(home: Home, memory: dict[str, Any], rows: int) -> Draft:
     return Draft(preset, memory.get("settings") or {}, data)
 
 
+def left_out(memory: dict[str, Any]) -> dict[str, Any]:
+    """The choice of rows made on the Data page, as partial settings: no form shows it, so every new draft takes it over."""
+    codes = (memory.get("settings") or {}).get("data", {}).get("leave_out")
+    return {"data": {"leave_out": codes}} if codes is not None else {}
+
+
+def with_left_out(memory: dict[str, Any], codes: list[str] | None) -> dict[str, Any]:
+    """The memory with this choice of rows; None: with none of its own."""
+    chosen = dict(memory.get("settings") or {})
+    group = {key: value for key, value in chosen.pop("data", {}).items() if key != "leave_out"}
+    group |= {} if codes is None else {"leave_out": codes}
+    return {**memory, "settings": {**chosen, **({"data": group} if group else {})}}
+
+
 def command(home: Home, draft: Draft, name: str) -> str:
     """The line that starts the same run from a terminal."""
     words = ["python", "-m", "lora_ui", "train", "--preset", draft.preset.name, "--data", draft.data.get("source", "DATA")]

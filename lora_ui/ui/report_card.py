@@ -12,15 +12,14 @@ ROLES = ("user", "assistant", "context", "system", "text", "messages")
 MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
 
 
-def summary(t: Words, name: str, report: dict[str, Any]) -> str:
-    worth = sum(f["count"] for f in report["findings"] if f["severity"] == "warn")
-    marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(report["kept"])))}</span>']
+def summary(t: Words, name: str, report: dict[str, Any], findings: list[dict[str, Any]], ready: int) -> str:
+    """`findings` as `findings.listed` gives them; `ready`: rows that are used, of all rows of the report."""
+    worth = sum(f["severity"] == "warn" and not f["chosen"] for f in findings)
+    marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(ready)))}</span>']
     if worth:
         marks.append(f'<span class="pill warn"><span aria-hidden="true">!</span> {esc(t("data.worth_a_look", n=number(worth)))}</span>')
-    if report["dropped"]:
-        marks.append(
-            f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(report["dropped"])))}</span>'
-        )
+    if left := report["rows"] - ready:
+        marks.append(f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(left)))}</span>')
     kind = t("data.format." + report["format"])
     if report["format"] != "by_hand":
         kind = t("data.kind", kind=kind, sure=t("data.confidence." + report["confidence"]))
@@ -31,23 +30,18 @@ def summary(t: Words, name: str, report: dict[str, Any]) -> str:
     )
 
 
-def findings(t: Words, findings: list[dict[str, Any]]) -> str:
-    """Worst first; each says what, where, and what to do."""
-    order = sorted(findings, key=lambda f: list(MARKS).index(f["severity"]))
-    return f'<h2>{esc(t("data.findings"))}</h2><ul class="findings">{"".join(_finding(t, f) for f in order)}</ul>'
-
-
-def _finding(t: Words, finding: dict[str, Any]) -> str:
+def finding(t: Words, finding: dict[str, Any]) -> str:
+    """What, where, and what to do; `finding` as `findings.listed` gives it."""
     numbers = ", ".join(map(str, finding["rows"]))
-    if (more := finding["count"] - len(finding["rows"])) > 0:
+    if (more := (finding["count"] or 0) - len(finding["rows"])) > 0:
         numbers = t("data.and_more", rows=numbers, n=number(more))
     where = t("data.found_row" if finding["count"] == 1 else "data.found_rows", rows=numbers) if finding["rows"] else ""
-    look = {"error": "failed", "drop": "failed", "warn": "warn"}[finding["severity"]]
-    mark = f'<span class="pill {look}"><span aria-hidden="true">{MARKS[finding["severity"]]}</span> {esc(t("data.severity." + finding["severity"]))}</span>'
-    return (
-        f"<li>{mark}<div><p>{esc(t.say(finding['message']))} <span class=muted>{esc(where)}</span></p>"
-        f'<p class="muted">{esc(t.say(finding["fix"]))}</p></div></li>'
-    )
+    severity = "drop" if finding["chosen"] else finding["severity"]
+    look = {"error": "failed", "drop": "failed", "warn": "warn"}[severity]
+    mark = f'<span class="pill {look}"><span aria-hidden="true">{MARKS[severity]}</span> {esc(t("data.severity." + severity))}</span>'
+    message = t("data.chosen", what=t("data.kind_of." + finding["code"])) if finding["chosen"] else t.say(finding["message"])
+    fix = "" if finding["chosen"] else f'<p class="muted">{esc(t.say(finding["fix"]))}</p>'
+    return f'<div class="finding">{mark}<div><p>{esc(message)} <span class="muted">{esc(where)}</span></p>{fix}</div></div>'
 
 
 def counts(t: Words, summary: dict[str, Any], raw: dict[str, Any]) -> str:

@@ -240,7 +240,7 @@ def _now(home: Home, p: Parts, remembered: dict[str, Any], preset: str, model: s
     """The draft as the form shows it."""
     chosen = presets.get(home, preset)
     raw = settings.merge(form.read(p.controls, list(values)), {"model": {"base_model": (model or "").strip()}})
-    changes = form.changes(raw, chosen.settings)
+    changes = settings.merge(form.changes(raw, chosen.settings), draft.left_out(remembered))
     return Draft(chosen, changes, {"source": remembered.get("source", ""), "mapping": remembered.get("mapping") or {}})
 
 
@@ -269,9 +269,9 @@ def _wire_edits(page: Page, p: Parts) -> None:
         page.on(trigger, edited, _inputs(page, p), _outputs(page, p), trigger_mode="always_last")
 
     def choose(remembered: dict[str, Any], preset: str) -> dict[Any, Any]:
-        """A preset replaces what the form says, but for the base model, which is chosen beside it."""
+        """A preset replaces what the form says, but for the base model, which is chosen beside it, and the rows left out."""
         model = (remembered.get("settings") or {}).get("model", {}).get("base_model")
-        kept = {"model": {"base_model": model}} if model else {}
+        kept = settings.merge({"model": {"base_model": model}} if model else {}, draft.left_out(remembered))
         fresh = settings.merge(presets.get(home, preset).settings, kept)
         return {memory: {**remembered, "preset": preset, "settings": kept}, **dict(zip(p.boxes, form.write(p.controls, fresh)))}
 
@@ -297,9 +297,10 @@ def _wire_edits(page: Page, p: Parts) -> None:
         raw = {group: values for group, values in draft.of(home, remembered, rows).raw.items() if group != "data"}
         made = presets.save(home, title, raw)
         gr.Info(t("train.preset_saved", name=made.title))
-        now = draft.of(home, {**remembered, "preset": made.name, "settings": {}}, rows)
+        fresh = {**remembered, "preset": made.name, "settings": draft.left_out(remembered)}
+        now = draft.of(home, fresh, rows)
         return {
-            memory: {**remembered, "preset": made.name, "settings": {}},
+            memory: fresh,
             p.preset_title: "",
             **_preset_boxes(t, p, home, rows, now, everything=False),
         }

@@ -1,0 +1,139 @@
+"""The Data page with a file that has something wrong: its findings' buttons, the picture of its lengths, pasted text, several files."""
+
+import csv
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_ui import data, settings
+from lora_ui.home import Home
+from tests.tiny import tiny_model
+from tests.ui.made import HOSTILE
+
+pytestmark = pytest.mark.browser
+
+LOOKS = [(1280, "zh", True), (390, "en", False)]
+
+
+def harbour(path):
+    """30 rows: 5 and 9 repeat row 1, row 12 holds a key, row 20 is far too long, row 25 has no answer."""
+    rows = [(f"Where do I find the {n}th rope of {n * n} {HOSTILE}?", f"In shed {n}, behind {n + 7} barrels.") for n in range(1, 31)]
+    rows[4] = rows[8] = rows[0]
+    rows[11] = ("What is the key?", "It is AKIAIOSFODNN7EXAMPLE, and the password: hunter2hunter2.")
+    rows[19] = ("Tell me everything.", " ".join(f"Quay {n} is long." for n in range(400)))
+    rows[24] = ("And this one?", "")
+    with path.open("w", newline="") as f:
+        csv.writer(f).writerows([("question", "answer"), *rows])
+    return path
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return harbour(tmp_path_factory.mktemp("data") / "harbour.csv")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return str(tiny_model(tmp_path_factory.mktemp("model") / "tiny"))
+
+
+@pytest.fixture(scope="module")
+def report(file, tmp_path_factory):
+    """What the reader finds in the file, by code."""
+    found = data.load(Home.open(tmp_path_factory.mktemp("home") / "home"), str(file)).report["findings"]
+    return {finding["code"]: finding for finding in found}
+
+
+def finding(page, words):
+    return page.locator(".lu-finding", has_text=words)
+
+
+def sideways(page) -> int:
+    return page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+
+def with_small_model(page, t, app, model):
+    """The base model is chosen on the Train page, with the example; the Data page counts its tokens."""
+    page.goto(app.url)
+    page.locator("#example").click()
+    expect(page.locator("#row")).to_contain_text("What is LoRA UI?")
+    page.goto(app.url + "/train")
+    expect(page.locator("#start")).to_be_enabled()
+    page.locator("#base-model input").fill(model)
+    page.locator("#base-model input").press("Enter")
+    length = page.locator("#set-training-max_length input").first
+    length.fill("96")
+    length.press("Tab")
+    title = next(t.field(field)[0] for field in settings.fields() if field.key == "training.max_length")
+    expect(page.locator("body")).to_contain_text(t("train.changed", what=title))
+    page.goto(app.url)
+
+
+def bring(page, t, file):
+    """In place of what is there."""
+    page.get_by_role("button", name=t("data.change"), exact=True).first.click()
+    page.locator("#upload input[type=file]").set_input_files(file)
+    expect(page.locator("#row")).to_be_visible()
+
+
+@pytest.mark.parametrize(("width", "language", "dark"), LOOKS)
+def test_a_finding_shows_its_rows_and_leaves_them_out(app, visit, file, small, report, width, language, dark):
+    page, t = visit(width=width, height=844, language=language, dark=dark)
+    with_small_model(page, t, app, small)
+    bring(page, t, file)
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=29))
+    expect(page.locator("body")).to_contain_text(t("data.tokens_hint"))
+
+    page.get_by_text(t("data.lengths"), exact=True).click()
+    picture = page.locator("#lengths svg")
+    expect(picture).to_have_attribute("aria-label", re.compile(r"^96 .*96\.5 %"))
+    expect(picture.locator("line.limit")).to_have_count(1)
+    assert picture.bounding_box()["height"] == 208
+
+    repeated = finding(page, t.say(report["duplicate"]["message"]))
+    for row in (5, 9, 5):  # on through its rows, and from the start again
+        repeated.get_by_role("button", name=t("data.show_rows")).click()
+        expect(page.locator("#row")).to_contain_text(t("data.where", row=row, at=row, n=29))
+    page.locator("#next-row").click()
+    expect(page.locator("#row")).to_contain_text(t("data.where", row=6, at=6, n=29))
+    gone = finding(page, t.say(report["empty_answer"]["message"]))
+    expect(gone.get_by_role("button")).to_have_count(0)
+
+    repeated.get_by_role("button", name=t("data.leave_out", n=2)).click()
+    chosen = finding(page, t("data.kind_of.duplicate"))
+    expect(chosen.get_by_role("button", name=t("data.use_again"))).to_be_focused()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=27))
+    chosen.get_by_role("button", name=t("data.show_rows")).click()
+    expect(page.locator("#row")).to_contain_text(t("data.severity.drop"))
+    page.get_by_text(t("data.view_tokens"), exact=True).click()
+    expect(page.locator("#row")).to_contain_text(t("data.view_left_out"))
+    assert sideways(page) <= 0
+
+    page.reload()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=27))
+    finding(page, t("data.kind_of.duplicate")).get_by_role("button", name=t("data.use_again")).click()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=29))
+    expect(finding(page, t.say(report["duplicate"]["message"]))).to_be_visible()
+
+
+def test_training_follows_what_is_left_out_until_other_data_comes(app, visit, file, small, report):
+    page, t = visit()
+    with_small_model(page, t, app, small)
+    bring(page, t, file)
+    finding(page, t.say(report["secret"]["message"])).get_by_role("button", name=t("data.leave_out", n=1)).click()
+    cut = finding(page, re.compile("cut at the longest length"))
+    cut.get_by_role("button", name=t("data.leave_out", n=1)).click()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=27))
+    page.locator("#use-data").click()
+    page.wait_for_url(re.compile("train"))
+    expect(page.locator("#start")).to_be_enabled()
+    rounds = page.locator("#set-training-num_train_epochs").get_by_role("textbox")
+    rounds.fill("2")
+    rounds.press("Tab")
+    expect(page.locator("#plan")).to_contain_text(re.compile(r"2[0-9] rows are learned in 2 rounds"))
+    page.get_by_text(t("train.command"), exact=True).click()
+    expect(page.locator("body")).to_contain_text('data.leave_out=["secret", "too_long"]')
+    page.goto(app.url)
+    bring(page, t, harbour(file.with_name("other.csv")))
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=29))

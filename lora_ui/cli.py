@@ -124,7 +124,7 @@ def fit(
     with terminal.explained(as_json):
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, None, base_model, None)
-        report = runs.fit_report(here, raw, _bytes(gpu_memory) if gpu_memory else None, _token())
+        report = runs.fit_report(here, raw, terminal.count_bytes(gpu_memory) if gpu_memory else None, _token())
         if as_json:
             terminal.print_json(report)
         elif report["trainable_parameters"] is None:
@@ -132,19 +132,6 @@ def fit(
         else:
             print(f"{report['trainable_parameters']:,} trainable of {report['all_parameters']:,} ({report['share']:.4f} %)")
             print(report["explanation"])
-
-
-def _bytes(text: str) -> int:
-    units = {"gib": 1024**3, "gb": 10**9, "mib": 1024**2, "mb": 10**6}
-    for unit, size in units.items():
-        if text.lower().endswith(unit):
-            try:
-                count = float(text[: -len(unit)])
-            except ValueError:
-                break
-            if 0 < count < 1e6:
-                return int(count * size)
-    raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")
 
 
 @app.command()

@@ -120,3 +120,17 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"  {finding['severity']}: {finding['message']['text']}" + (f" (rows {rows})" if rows else "") + f" {finding['fix']['text']}")
     if report["tokens"]:
         print(f"{report['tokens']['total']:,} tokens, {report['tokens']['trained']:,} of them learned; {report['truncated']} rows are cut")
+
+
+def count_bytes(text: str) -> int:
+    """`24GiB` as a number. Raises BadParameter."""
+    units = {"gib": 1024**3, "gb": 10**9, "mib": 1024**2, "mb": 10**6}
+    for unit, size in units.items():
+        if text.lower().endswith(unit):
+            try:
+                count = float(text[: -len(unit)])
+            except ValueError:
+                break
+            if 0 < count < 1e6:
+                return int(count * size)
+    raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")

@@ -14,7 +14,7 @@ import gradio as gr
 from lora_ui import data, errors, runs, settings
 from lora_ui.data import sources
 from lora_ui.home import Home
-from lora_ui.ui import draft, findings, lengths, report_card, row_view
+from lora_ui.ui import draft, findings, lengths, report_card, row_view, trust
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, html, panel
 from lora_ui.ui.words import Words
@@ -131,7 +131,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
             p.there: gr.update(visible=False),
         }
         try:
-            yield _read(home, t, p, source, mapping, remembered, memory)
+            yield _read(home, t, p, trust.source(home, source), mapping, remembered, memory)
         except errors.LoraUIError as error:
             yield _not_read(page, p, source, mapping, error)
 
@@ -154,8 +154,10 @@ def _wire_sources(page: Page, p: Parts) -> None:
         data.forget_mapping(home, here["source"])
         yield from show(here["source"], {}, remembered, here["name"])
 
-    def remembered_source(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
-        if remembered.get("source"):
+    def remembered_source(request: gr.Request, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        if request.query_params.get("example"):
+            yield from example(remembered)
+        elif remembered.get("source"):
             yield from show(remembered["source"], remembered.get("mapping") or {}, remembered, remembered.get("data_name") or "")
 
     outputs = [*p.shown, memory]

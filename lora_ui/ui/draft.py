@@ -13,6 +13,7 @@ from lora_ui import machine, presets, settings
 from lora_ui.errors import Say, UnknownPreset
 from lora_ui.home import Home, default_root
 from lora_ui.presets import Preset
+from lora_ui.ui import trust
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ def suggested(home: Home, rows: int) -> list[tuple[Preset, Say]]:
 
 def of(home: Home, memory: dict[str, Any], rows: int) -> Draft:
     """`rows`: how many there are to learn from, for the preset that fits while none is chosen."""
-    data = {"source": memory["source"], "mapping": memory.get("mapping") or {}} if memory.get("source") else {}
+    data = {"source": trust.source(home, memory["source"]), "mapping": memory.get("mapping") or {}} if memory.get("source") else {}
     try:
         preset = presets.get(home, memory["preset"]) if memory.get("preset") else suggested(home, rows)[0][0]
     except UnknownPreset:  # deleted since
         preset = suggested(home, rows)[0][0]
-    return Draft(preset, memory.get("settings") or {}, data)
+    return Draft(preset, trust.changes(memory.get("settings") or {}), data)
 
 
 def left_out(memory: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import gradio as gr
 
 from lora_ui import data, errors, models, preflight, presets, runs, settings
 from lora_ui.home import Home
-from lora_ui.ui import base_models, browser, draft, form, plan_card
+from lora_ui.ui import base_models, browser, draft, form, plan_card, trust
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.shell import Page, esc, html, number, panel
 from lora_ui.ui.words import Words
@@ -170,7 +170,7 @@ def _but(some: list[Any], others: list[Any]) -> list[Any]:
 
 def _kept(home: Home, remembered: dict[str, Any]) -> int:
     """Rows that can be learned from. Raises what reading data raises."""
-    raw = {"data": {"source": remembered["source"], "mapping": remembered.get("mapping") or {}}}
+    raw = {"data": {"source": trust.source(home, remembered["source"]), "mapping": remembered.get("mapping") or {}}}
     return int(preflight.dataset(home, settings.parse(raw)).report["kept"])
 
 
@@ -241,7 +241,8 @@ def _now(home: Home, p: Parts, remembered: dict[str, Any], preset: str, model: s
     chosen = presets.get(home, preset)
     raw = settings.merge(form.read(p.controls, list(values)), {"model": {"base_model": (model or "").strip()}})
     changes = settings.merge(form.changes(raw, chosen.settings), draft.left_out(remembered))
-    return Draft(chosen, changes, {"source": remembered.get("source", ""), "mapping": remembered.get("mapping") or {}})
+    source = trust.source(home, remembered["source"]) if remembered.get("source") else ""
+    return Draft(chosen, changes, {"source": source, "mapping": remembered.get("mapping") or {}})
 
 
 def _edited(page: Page, p: Parts) -> Any:

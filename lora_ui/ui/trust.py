@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from lora_ui import errors
 from lora_ui.data import sources
@@ -22,3 +23,9 @@ def source(home: Home, named: str) -> str:
         if not (line == "example" or line.startswith(PREFIX) or on_the_hub):
             raise errors.DataNotFound(name=line)
     return named
+
+
+def changes(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings from a browser's memory without those that name data."""
+    group = {key: value for key, value in settings.get("data", {}).items() if key not in ("source", "held_out_source")}
+    return {**{key: value for key, value in settings.items() if key != "data"}, **({"data": group} if group else {})}

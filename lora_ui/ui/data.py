@@ -23,17 +23,17 @@ VIEWS = ("chat", "reading", "tokens")
 
 
 class Upload(gr.File):
-    """A file box whose value is (path, the name the person gave the file): Gradio rewrites names."""
+    """A box for files whose value is a list of (path, the name the person gave the file): Gradio rewrites names."""
 
     is_template = True
 
     def preprocess(self, payload: Any) -> Any:
-        return None if payload is None else (payload.path, payload.orig_name or Path(payload.path).name)
+        return [(file.path, file.orig_name or Path(file.path).name) for file in payload.root] if payload else []
 
 
 class Parts:
-    """The page's components; `here` is what is shown now: source, mapping, name, digest, kept, at, first; leave_out and known (see
-    findings.py); of (finding, which of its rows, how many); raw, job and prepared of the token count."""
+    """The page's components; `here` is what is shown now: source, mapping, name, digest, kept, at, first; leave_out and findings (see
+    findings.py); of (place of a finding, which of its rows, how many); raw, job and prepared of the token count."""
 
     def __init__(self, page: Page):
         t = page.t
@@ -52,12 +52,15 @@ class Parts:
     def _draw_bring(self, t: Words) -> None:
         lead = "data.lead_space" if os.environ.get("SPACE_ID") else "data.lead"
         html(f'<p class="lead">{esc(t(lead))}</p>')
-        self.file = Upload(label=t("data.file"), height=160, elem_id="upload", file_types=None)
+        self.file = Upload(label=t("data.file"), height=160, elem_id="upload", file_types=None, file_count="multiple")
         with gr.Row(elem_classes="lu-line"):
             self.hub = gr.Textbox(label=t("data.hub"), placeholder=t("data.hub_hint"), max_lines=1, scale=3, elem_id="hub-data")
             self.read = gr.Button(t("data.hub_read"), scale=0, min_width=120)
         html(f'<p class="muted">{esc(t("data.formats"))}</p>')
         self.example = gr.Button(t("data.example", n=_example_rows()), variant="primary", elem_id="example")
+        with gr.Accordion(t("data.paste"), open=False, elem_id="paste"):
+            self.text = gr.Textbox(label=t("data.paste_box"), info=t("data.paste_hint"), lines=6, max_lines=12, elem_id="paste-text")
+            self.paste = gr.Button(t("data.paste_read"), scale=0, min_width=160)
         ways = "".join(
             f'<li><span class="way">{k}</span><div><strong>{esc(t(f"data.way_{k}"))}</strong><p class="muted">{esc(t(f"data.way_{k}_hint"))}</p></div></li>'
             for k in (1, 2, 3)
@@ -135,9 +138,14 @@ def _wire_sources(page: Page, p: Parts) -> None:
         except errors.LoraUIError as error:
             yield _not_read(page, p, source, mapping, error)
 
-    def upload(file: tuple[str, str] | None, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
-        if file is not None:
-            yield from show(data.store_upload(home, Path(file[0]), file[1]), {}, remembered, file[1])
+    def upload(files: list[tuple[str, str]], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        stored = [data.store_upload(home, Path(path), name) for path, name in files]
+        if stored:
+            yield from show("\n".join(stored), {}, remembered, t("shell.comma").join(name for _, name in files))
+
+    def pasted(text: str, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        name = t("data.paste_name")
+        yield from show(data.store_text(home, text, name), {}, remembered, name)
 
     def example(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         yield from show("example", {}, remembered, t("data.example_name"))
@@ -163,6 +171,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
     outputs = [*p.shown, memory]
     prepare = functools.partial(_wire_prepare, page, p)
     prepare(page.on(p.file.upload, upload, [p.file, memory], outputs))
+    prepare(page.on(p.paste.click, pasted, [p.text, memory], outputs))
     prepare(page.on(p.example.click, example, memory, outputs))
     prepare(page.on(functools.partial(gr.on, [p.read.click, p.hub.submit]), from_hub, [p.hub, memory], outputs))
     prepare(page.on(p.map.click, by_hand, [p.here, memory, *p.roles], outputs))
@@ -222,13 +231,13 @@ def _checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, 
     """`here`, what its settings (`raw`) leave out, and all that follows from it on the page."""
     chosen = settings.parse(here["raw"])
     here = {**here, "leave_out": chosen.data.leave_out, "row_limit": chosen.data.row_limit}
-    found, known = findings.listed(home, here)
-    here = {**here, "known": known, "findings": found}
+    found = findings.listed(home, here)
+    here = {**here, "findings": found}
     summary, report = here.get("prepared"), data.open(home, here["digest"]).report
     wait = f'<p class="muted">{esc(t("data.lengths_wait"))}</p>'
     return {
         p.here: here,
-        p.summary: report_card.summary(t, here["name"], report, found, findings.ready(home, here)),
+        p.summary: report_card.summary(t, here["name"], report, list(found.values()), findings.ready(home, here)),
         p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
         p.lengths: lengths.picture(t, summary, chosen.training.max_length) if summary else wait,
         **p.board.show(t, found),
@@ -304,28 +313,31 @@ def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
 def _wire_findings(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
-    def show(at: int, here: dict[str, Any], view: str) -> tuple[Any, Any]:
+    def show(place: str, here: dict[str, Any], view: str) -> tuple[Any, Any]:
         """The first row of a finding; the next one when its rows are being shown already."""
-        rows = findings.positions(home, here["digest"], here["findings"][at])
+        rows = findings.positions(home, here["digest"], here["findings"][place]) if place in here["findings"] else []
+        if not rows:
+            return gr.skip(), gr.skip()
         before = here.get("of") or (None, -1, 0)
-        which = (before[1] + 1) % len(rows) if before[0] == at else 0
-        now = {**here, "at": rows[which], "of": (at, which, len(rows))}
+        which = (before[1] + 1) % len(rows) if before[0] == place else 0
+        now = {**here, "at": rows[which], "of": (place, which, len(rows))}
         return now, row_view.row(home, t, now, view)
 
-    def leave(at: int, here: dict[str, Any], remembered: dict[str, Any], view: str) -> dict[Any, Any]:
+    def choose(code: str, here: dict[str, Any], remembered: dict[str, Any], view: str) -> dict[Any, Any]:
         """Leave the rows of a finding out, or use them again."""
-        code, codes = here["findings"][at]["code"], here["leave_out"]
-        codes = [c for c in codes if c != code] if code in codes else [*codes, code]
+        codes = [c for c in here["leave_out"] if c != code]
+        codes += [] if code in here["leave_out"] else [code]
         remembered = draft.with_left_out(remembered, codes)
         now = {**here, "raw": _raw(home, remembered, here), "prepared": None, "of": None}
         return {memory: remembered, **_checked(home, t, p, now), p.row: row_view.row(home, t, now, view)}
 
     to_row = "() => document.getElementById('row').scrollIntoView({block: 'nearest'})"
-    for at, (_, _, rows, choice) in enumerate(p.board.places):
-        shown = page.on(rows.click, functools.partial(show, at), [p.here, p.view], [p.here, p.row])
+    for place, (_, _, rows, choice) in p.board.places.items():
+        shown = page.on(rows.click, functools.partial(show, place), [p.here, p.view], [p.here, p.row])
         shown.then(None, None, None, js=to_row, api_visibility="private")
-        chosen = page.on(choice.click, functools.partial(leave, at), [p.here, memory, p.view], [memory, *p.checked, p.row])
-        _wire_prepare(page, p, chosen)
+        if place in findings.CODES:
+            chosen = page.on(choice.click, functools.partial(choose, place), [p.here, memory, p.view], [memory, *p.checked, p.row])
+            _wire_prepare(page, p, chosen)
 
 
 # rows

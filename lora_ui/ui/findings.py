@@ -1,6 +1,7 @@
 """What was found in the data, each with its buttons: look at its rows, leave them out, use them again.
 
-The board has a fixed number of places, so that a button keeps its place and its focus when what it says changes.
+Every finding that can be left out has a place of its own on the page, so that a click means what was read even when the token count
+has just brought more findings, and a button keeps its focus when its words change.
 """
 
 from __future__ import annotations
@@ -17,60 +18,65 @@ from lora_ui.ui import report_card
 from lora_ui.ui.shell import esc, html, number
 from lora_ui.ui.words import Words
 
-PLACES = 20
-ORDER = ("error", "drop", "warn")
+CODES = (*checks.FLAGS, "special_token", "too_long", "leak")
+"""What `data.leave_out` takes."""
+GRAVE = tuple(f"grave-{at}" for at in range(6))
+OTHER = tuple(f"other-{at}" for at in range(8))
 
 
 class Board:
-    """Places for findings: (row, words, show button, leave-out button) each; `parts` are all its components."""
+    """Places for findings, worst first: `places` has for each the row, its words, the show button and the choice. `parts` are all."""
 
     def __init__(self, t: Words) -> None:
-        self.places = []
+        self.places: dict[str, tuple[Any, Any, Any, Any]] = {}
         with gr.Column(visible=False, elem_classes="lu-findings", elem_id="findings") as self.all:
             html(f'<h2>{esc(t("data.findings"))}</h2><p class="muted">{esc(t("data.findings_hint"))}</p>')
-            for at in range(PLACES):
-                with gr.Row(visible=False, elem_classes="lu-finding", elem_id=f"finding-{at}") as place:
+            for name in (*GRAVE, *CODES, *OTHER):
+                with gr.Row(visible=False, elem_classes="lu-finding", elem_id=f"finding-{name}") as place:
                     words = html(elem_classes="finding-words")
                     show = gr.Button(t("data.show_rows"), size="sm", scale=0, min_width=150)
-                    leave = gr.Button(t("data.use_again"), size="sm", scale=0, min_width=150)
-                self.places.append((place, words, show, leave))
-        self.parts = [self.all, *(part for place in self.places for part in place)]
+                    choice = gr.Button(t("data.use_again"), size="sm", scale=0, min_width=150, visible=name in CODES)
+                self.places[name] = (place, words, show, choice)
+        self.parts = [self.all, *(part for place in self.places.values() for part in place)]
 
-    def show(self, t: Words, found: list[dict[str, Any]]) -> dict[Any, Any]:
-        """Updates for all parts; the least grave findings beyond the last place are left out."""
+    def show(self, t: Words, found: dict[str, dict[str, Any]]) -> dict[Any, Any]:
+        """Updates for all parts; `found` as `listed` gives it."""
         shown: dict[Any, Any] = {self.all: gr.update(visible=bool(found))}
-        for at, (place, words, show, leave) in enumerate(self.places):
-            if at >= len(found):
+        for name, (place, words, show, choice) in self.places.items():
+            if name not in found:
                 shown[place] = gr.update(visible=False)
                 continue
-            one = found[at]
-            label = t("data.use_again") if one["chosen"] else t("data.leave_out", n=number(one["count"]))
+            one = found[name]
             shown[place] = gr.update(visible=True)
             shown[words] = report_card.finding(t, one)
             # the words are said each time, because Gradio drops those of a button that it updates before it was ever drawn
             shown[show] = gr.update(value=t("data.show_rows"), visible=one["shown"])
-            shown[leave] = gr.update(value=label, visible=one["action"] == "drop")
+            if name in CODES:
+                shown[choice] = t("data.use_again") if one["chosen"] else t("data.leave_out", n=number(one["count"]))
         return shown
 
 
-def listed(home: Home, here: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """(findings of the report and of the prepared summary, worst first; the last ones by code that could be left out). In `here`,
-    `leave_out` are the chosen codes and `known` what this gave before. Each finding has besides `chosen`, and `shown`: whether its
-    rows can be shown."""
+def listed(home: Home, here: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The findings of the report and of the prepared summary by their place on the board. In `here`, `leave_out` are the chosen codes
+    and `findings` what this gave before. Each finding has besides `chosen`, and `shown`: whether its rows can be shown."""
     summary = here.get("prepared") or {"findings": [], "left_out": {}}
     # what the summary says about rows that are left out by choice is said here by the finding itself
     own = [f for f in summary["findings"] if "code" not in f["message"]["values"]]
-    found = [{**f, "chosen": False} for f in [*data.open(home, here["digest"]).report["findings"], *own]]
-    known = {**here.get("known", {}), **{f["code"]: f for f in found if f["action"] == "drop"}}
-    chosen = {code: known.get(code) or _unknown(code) for code in here["leave_out"]}
-    counts = {code: summary["left_out"].get(code, f["count"]) for code, f in chosen.items()}
-    found = [f for f in found if not (f["action"] == "drop" and f["code"] in chosen)]
-    found += [{**f, "count": counts[code], "chosen": True} for code, f in chosen.items() if counts[code] is None or counts[code]]
+    found = [*data.open(home, here["digest"]).report["findings"], *own]
+    before = {code: f for code, f in here.get("findings", {}).items() if code in CODES}
+    placed = dict(zip(GRAVE, (f for f in found if f["severity"] != "warn")))
+    choices = {f["code"]: f for f in found if f["action"] == "drop"}
+    for code in CODES:
+        if code in here["leave_out"]:
+            one = choices.get(code) or before.get(code) or _unknown(code)
+            count = summary["left_out"].get(code, one["count"])
+            if count != 0 and (count or not here.get("prepared")):
+                placed[code] = {**one, "count": count, "chosen": True}
+        elif code in choices:
+            placed[code] = choices[code]
+    placed |= dict(zip(OTHER, (f for f in found if f["severity"] == "warn" and f["action"] != "drop")))
     numbers = set(checks.marks(home, here["digest"])["row"].tolist())
-    found = [{**f, "shown": bool(numbers.intersection(f["rows"]))} for f in found]
-    order = [*known]  # a finding stays where it is when it is chosen
-    found.sort(key=lambda f: (ORDER.index(f["severity"]), order.index(f["code"]) if f["action"] == "drop" and f["code"] in order else 99))
-    return found, known
+    return {place: {"chosen": False, **f, "shown": bool(numbers.intersection(f["rows"]))} for place, f in placed.items()}
 
 
 def _unknown(code: str) -> dict[str, Any]:

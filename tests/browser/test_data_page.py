@@ -6,7 +6,7 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from lora_ui import data, settings
+from lora_ui import data, errors, settings
 from lora_ui.home import Home
 from tests.tiny import tiny_model
 from tests.ui.made import HOSTILE
@@ -56,12 +56,14 @@ def sideways(page) -> int:
 def with_small_model(page, t, app, model):
     """The base model is chosen on the Train page, with the example; the Data page counts its tokens."""
     page.goto(app.url)
+    expect(page).to_have_title(f"{t('data.name')} · LoRA UI")  # the page listens from here on
     page.locator("#example").click()
     expect(page.locator("#row")).to_contain_text("What is LoRA UI?")
     page.goto(app.url + "/train")
     expect(page.locator("#start")).to_be_enabled()
     page.locator("#base-model input").fill(model)
     page.locator("#base-model input").press("Enter")
+    expect(page.locator("#plan")).to_contain_text("126,016")
     length = page.locator("#set-training-max_length input").first
     length.fill("96")
     length.press("Tab")
@@ -72,6 +74,7 @@ def with_small_model(page, t, app, model):
 
 def bring(page, t, file):
     """In place of what is there."""
+    expect(page.locator("#row")).to_be_visible()
     page.get_by_role("button", name=t("data.change"), exact=True).first.click()
     page.locator("#upload input[type=file]").set_input_files(file)
     expect(page.locator("#row")).to_be_visible()
@@ -122,8 +125,7 @@ def test_training_follows_what_is_left_out_until_other_data_comes(app, visit, fi
     with_small_model(page, t, app, small)
     bring(page, t, file)
     finding(page, t.say(report["secret"]["message"])).get_by_role("button", name=t("data.leave_out", n=1)).click()
-    cut = finding(page, re.compile("cut at the longest length"))
-    cut.get_by_role("button", name=t("data.leave_out", n=1)).click()
+    page.locator("#finding-too_long").get_by_role("button", name=t("data.leave_out", n=1)).click()
     expect(page.locator("body")).to_contain_text(t("data.ready", n=27))
     page.locator("#use-data").click()
     page.wait_for_url(re.compile("train"))
@@ -137,3 +139,34 @@ def test_training_follows_what_is_left_out_until_other_data_comes(app, visit, fi
     page.goto(app.url)
     bring(page, t, harbour(file.with_name("other.csv")))
     expect(page.locator("body")).to_contain_text(t("data.ready", n=29))
+
+
+@pytest.mark.parametrize(("width", "language", "dark"), [(1280, "en", True), (390, "zh", False)])
+def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, width, language, dark):
+    page, t = visit(width=width, height=844, language=language, dark=dark)
+    with_small_model(page, t, app, small)
+    page.get_by_role("button", name=t("data.change"), exact=True).first.click()
+    page.get_by_text(t("data.paste"), exact=True).click()
+    read = page.get_by_role("button", name=t("data.paste_read"), exact=True)
+    read.click()
+    expect(page.locator(".panel")).to_contain_text(t.error(errors.EmptyData(name=t("data.paste_name")))["message"])
+    page.locator("#paste-text textarea").fill(f"question\tanswer\nWhat is {HOSTILE}?\tA name.\nAnd a pier?\tA place to land.\n")
+    assert sideways(page) <= 0
+    read.click()
+    expect(page.locator("#row")).to_contain_text(f"What is {HOSTILE}?")
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=2))
+    expect(page.locator(".panel")).to_have_count(0)
+
+    files = [tmp_path / name for name in ("one.csv", "two.csv")]
+    for n, path in enumerate(files):
+        path.write_text("question,answer\n" + "".join(f"What is {n} and {i}?,It is {'well ' * 3 * i}{n + i}.\n" for i in range(20)))
+    bring(page, t, files)
+    expect(page.locator("body")).to_contain_text("one.csv + two.csv")
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=40))
+    page.get_by_text(t("data.lengths"), exact=True).click()
+    expect(page.locator("#lengths rect.kept").first).to_be_visible()
+    assert sideways(page) <= 0
+    page.reload()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=40))
+    page.get_by_text(t("data.lengths"), exact=True).click()
+    expect(page.locator("#lengths rect.cut").first).to_be_visible()

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from lora_ui.home import Home
 from lora_ui.ui.words import Words
 from tests.running import end_processes
 
 ROOT = Path(__file__).parent.parent.parent
+expect.set_options(timeout=60_000)  # a busy machine is slow, not wrong
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 QUIET = [
     "--no-sandbox",

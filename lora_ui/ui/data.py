@@ -165,6 +165,8 @@ def _wire_sources(page: Page, p: Parts) -> None:
     def remembered_source(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         if remembered.get("source"):
             yield from show(remembered["source"], remembered.get("mapping") or {}, remembered, remembered.get("data_name") or "")
+        else:  # a stream that says nothing would empty the memory in the browser
+            yield {p.status: gr.skip()}
 
     outputs = [*p.shown, memory]
     prepare = functools.partial(_wire_prepare, page, p)
@@ -302,7 +304,8 @@ def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
         wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
         return {p.here: {**here, "job": job.id}, p.counts: wait, p.timer: gr.Timer(active=True)}
 
-    page.on(after.then, start, [p.here, page.memory], [*p.checked, p.timer], at=p.token_problem)
+    # outside the queue: when one queued event ends while a click starts another, Gradio's browser side can lose the click's answer
+    page.on(after.then, start, [p.here, page.memory], [*p.checked, p.timer], at=p.token_problem, queue=False)
 
 
 # findings

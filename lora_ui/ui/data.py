@@ -121,6 +121,7 @@ def build(page: Page) -> None:
     page.title()
     parts = Parts(page)
     _wire_sources(page, parts)
+    _wire_change(page, parts)
     _wire_findings(page, parts)
     _wire_rows(page, parts)
 
@@ -177,6 +178,10 @@ def _wire_sources(page: Page, p: Parts) -> None:
     prepare(page.on(p.map.click, by_hand, [p.here, memory, *p.roles], outputs))
     prepare(page.on(p.recognise.click, again, [p.here, memory], outputs))
     prepare(page.on(page.demo.load, remembered_source, memory, outputs))
+
+
+def _wire_change(page: Page, p: Parts) -> None:
+    memory = page.memory
 
     def change(remembered: dict[str, Any]) -> dict[Any, Any]:
         kept = {k: v for k, v in draft.with_left_out(remembered, None).items() if k not in ("source", "mapping", "data_name")}

@@ -121,6 +121,7 @@ def build(page: Page) -> None:
     page.title()
     parts = Parts(page)
     _wire_sources(page, parts)
+    _wire_change(page, parts)
     _wire_findings(page, parts)
     _wire_rows(page, parts)
 
@@ -167,6 +168,8 @@ def _wire_sources(page: Page, p: Parts) -> None:
             yield from example(remembered)
         elif remembered.get("source"):
             yield from show(remembered["source"], remembered.get("mapping") or {}, remembered, remembered.get("data_name") or "")
+        else:  # a stream that says nothing would empty the memory in the browser
+            yield {p.status: gr.skip()}
 
     outputs = [*p.shown, memory]
     prepare = functools.partial(_wire_prepare, page, p)
@@ -178,6 +181,10 @@ def _wire_sources(page: Page, p: Parts) -> None:
     prepare(page.on(p.recognise.click, again, [p.here, memory], outputs))
     prepare(page.on(page.demo.load, remembered_source, memory, outputs))
     _wire_change(page, p)
+
+
+def _wire_change(page: Page, p: Parts) -> None:
+    memory = page.memory
 
 
 def _wire_change(page: Page, p: Parts) -> None:
@@ -309,7 +316,8 @@ def _wire_prepare(page: Page, p: Parts, after: Any) -> None:
         wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
         return {p.here: {**here, "job": job.id}, p.counts: wait, p.timer: gr.Timer(active=True)}
 
-    page.on(after.then, start, [p.here, page.memory], [*p.checked, p.timer], at=p.token_problem)
+    # outside the queue: when one queued event ends while a click starts another, Gradio's browser side can lose the click's answer
+    page.on(after.then, start, [p.here, page.memory], [*p.checked, p.timer], at=p.token_problem, queue=False)
 
 
 # findings

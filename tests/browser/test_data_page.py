@@ -13,6 +13,8 @@ from tests.ui.made import HOSTILE
 
 pytestmark = pytest.mark.browser
 
+COUNTED = 30_000
+"""Milliseconds in which the token count of a small file is there."""
 LOOKS = [(1280, "zh", True), (390, "en", False)]
 
 
@@ -86,7 +88,7 @@ def test_a_finding_shows_its_rows_and_leaves_them_out(app, visit, file, small, r
     with_small_model(page, t, app, small)
     bring(page, t, file)
     expect(page.locator("body")).to_contain_text(t("data.ready", n=29))
-    expect(page.locator("body")).to_contain_text(t("data.tokens_hint"))
+    expect(page.locator("body")).to_contain_text(t("data.tokens_hint"), timeout=COUNTED)
 
     page.get_by_text(t("data.lengths"), exact=True).click()
     picture = page.locator("#lengths svg")
@@ -108,7 +110,7 @@ def test_a_finding_shows_its_rows_and_leaves_them_out(app, visit, file, small, r
     expect(chosen.get_by_role("button", name=t("data.use_again"))).to_be_focused()
     expect(page.locator("body")).to_contain_text(t("data.ready", n=27))
     chosen.get_by_role("button", name=t("data.show_rows")).click()
-    expect(page.locator("#row")).to_contain_text(t("data.severity.drop"))
+    expect(page.locator("#row")).to_contain_text(t("data.severity.drop"), timeout=COUNTED)
     page.get_by_text(t("data.view_tokens"), exact=True).click()
     expect(page.locator("#row")).to_contain_text(t("data.view_left_out"))
     assert sideways(page) <= 0
@@ -126,7 +128,7 @@ def test_training_follows_what_is_left_out_until_other_data_comes(app, visit, fi
     bring(page, t, file)
     finding(page, t.say(report["secret"]["message"])).get_by_role("button", name=t("data.leave_out", n=1)).click()
     page.locator("#finding-too_long").get_by_role("button", name=t("data.leave_out", n=1)).click()
-    expect(page.locator("body")).to_contain_text(t("data.ready", n=27))
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=27), timeout=COUNTED)
     page.locator("#use-data").click()
     page.wait_for_url(re.compile("train"))
     expect(page.locator("#start")).to_be_enabled()
@@ -150,6 +152,9 @@ def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, 
     read = page.get_by_role("button", name=t("data.paste_read"), exact=True)
     read.click()
     expect(page.locator(".panel")).to_contain_text(t.error(errors.EmptyData(name=t("data.paste_name")))["message"])
+    page.reload()
+    expect(page).to_have_title(f"{t('data.name')} · LoRA UI")
+    page.get_by_text(t("data.paste"), exact=True).click()
     page.locator("#paste-text textarea").fill(f"question\tanswer\nWhat is {HOSTILE}?\tA name.\nAnd a pier?\tA place to land.\n")
     assert sideways(page) <= 0
     read.click()
@@ -164,9 +169,9 @@ def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, 
     expect(page.locator("body")).to_contain_text("one.csv + two.csv")
     expect(page.locator("body")).to_contain_text(t("data.ready", n=40))
     page.get_by_text(t("data.lengths"), exact=True).click()
-    expect(page.locator("#lengths rect.kept").first).to_be_visible()
+    expect(page.locator("#lengths rect.kept").first).to_be_visible(timeout=COUNTED)
     assert sideways(page) <= 0
     page.reload()
     expect(page.locator("body")).to_contain_text(t("data.ready", n=40))
     page.get_by_text(t("data.lengths"), exact=True).click()
-    expect(page.locator("#lengths rect.cut").first).to_be_visible()
+    expect(page.locator("#lengths rect.cut").first).to_be_visible(timeout=COUNTED)

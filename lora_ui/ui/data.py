@@ -184,9 +184,6 @@ def _wire_sources(page: Page, p: Parts) -> None:
 
 
 def _wire_change(page: Page, p: Parts) -> None:
-
-
-def _wire_change(page: Page, p: Parts) -> None:
     memory = page.memory
 
     def change(remembered: dict[str, Any]) -> dict[Any, Any]:

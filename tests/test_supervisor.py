@@ -176,5 +176,6 @@ def test_a_home_with_a_very_long_path_works(tmp_path):
     home = Home.open(tmp_path / ("long-" * 20) / ("folder-" * 10))
     supervisor.ensure(home)
     pid = supervisor.living(home)["pid"]
+    assert psutil.pid_exists(pid) and len(str(home.supervisor_socket)) > 108
     os.kill(pid, signal.SIGTERM)
     psutil.wait_procs([psutil.Process(pid)], timeout=20)

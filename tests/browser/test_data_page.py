@@ -187,8 +187,8 @@ def test_a_view_chosen_before_the_count_is_drawn_when_the_count_is_there(app, vi
     expect(page.locator("#row")).to_contain_text(t("data.view_wait"))
     page.locator("#next-row").click()
     expect(page.locator("#row")).to_contain_text(t("data.where", row=2, at=2, n=29))
-    page.unroute("**/gradio_api/run/**")
     for request in held:
         request.continue_()
+    page.unroute("**/gradio_api/run/**")
     expect(page.locator("#row")).to_contain_text("<|im_end|>", timeout=COUNTED)
     expect(page.locator("#row")).to_contain_text(t("data.where", row=2, at=2, n=29))

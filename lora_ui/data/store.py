@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,15 @@ class Dataset:
     report: dict[str, Any]
 
 
-def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None) -> Dataset:
+Told = Callable[[str, int, int | None], None]
+"""How far it is: (`reading` or `checking`, rows so far, of how many where that is known). What it raises ends the reading."""
+
+
+def quiet(phase: str, done: int, total: int | None) -> None:
+    """Tells nobody."""
+
+
+def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None, told: Told = quiet) -> Dataset:
     """Read, recognise, check and keep, a row at a time. The same rows give the same digest.
 
     `source` is a path, `upload:<id>`, `example` or a Hub id, or several on lines of their own. `mapping` is role -> column or a template
@@ -59,7 +67,7 @@ def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, 
     with unpacked(home, packed) as files, _staging(home) as staging:
         known, seen = _recognised(home, name, files, mapping or None)
         raw = read.Raw()
-        count = _write(files, raw, known, staging)
+        count = _write(files, raw, known, staging, told)
         total = count.kept + sum(map(len, count.left_out.values()))
         if not count.kept:
             reasons = ", ".join(f"{len(numbers)} × {code}" for code, numbers in count.left_out.items() if numbers)
@@ -152,7 +160,7 @@ class _Count:
         self.seen.add(alone[:8])
 
 
-def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path) -> _Count:
+def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path, told: Told) -> _Count:
     """All rows that can be learned from into `path`, a group at a time."""
     count, waiting, characters = _Count(), [], 0
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as out:
@@ -170,6 +178,7 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
             waiting.append((number, *kept))
             characters += sum(len(part) for part in kept if part)
             if len(waiting) >= GROUP or characters > GROUP_CHARACTERS:
+                told("reading", count.kept, None)
                 _flush(out, waiting)
                 waiting, characters = [], 0
         _flush(out, waiting)

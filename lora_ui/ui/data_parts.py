@@ -81,6 +81,9 @@ class Parts:
             self.shortest = gr.Button(t("data.shortest"), size="sm", scale=0, min_width=120)
             self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
             self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
+            self.wanted = gr.Number(label=t("data.go_to"), precision=0, minimum=1, scale=0, min_width=120, elem_id="go-to-row")
+            self.report = gr.Button(t("data.report"), size="sm", scale=0, min_width=180)
+        self.row_problem = html(visible=False)
         with gr.Accordion(t("data.lengths"), open=False, elem_id="lengths"):
             self.lengths = html()
 

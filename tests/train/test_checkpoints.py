@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 
 from lora_ui import errors
-from lora_ui.home import Home, read_json, write_json
+from lora_ui.home import REPOSITORY, Home, read_json, write_json
 from lora_ui.worker import checkpoints, load
 from tests.running import ROWS
 from tests.tiny import tiny_model
@@ -194,6 +197,23 @@ def test_going_on_from_any_save_point_gives_the_same_bits(tmp_path: Path, chosen
                 shutil.rmtree(later)
         assert train(folder)["resumed_from"] == newest.name
         assert_same_end(folder, reference)
+
+
+def test_killed_at_any_write_of_a_save_nothing_torn_is_accepted_and_the_end_is_the_same(tmp_path: Path) -> None:
+    home, raw = Home.open(tmp_path / "home"), settings(tmp_path, max_steps=4, save_steps=2, save_total_limit=1)
+    reference = folder_of(home, raw, "reference")
+    train(reference)
+    command = [sys.executable, "-m", "tests.train.killed", str(folder_of(home, raw, "template")), os.environ.get("KILL_EVERY", "7")]
+    swept = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    *kills, last = [json.loads(line) for line in swept.stdout.splitlines()]
+    assert last["at"] is None, swept.stderr[-2000:]
+    assert len(kills) >= 50 / int(os.environ.get("KILL_EVERY", "7"))
+    whole = sorted(p.name for p in (reference / "adapter").iterdir())
+    for kill in kills:
+        assert (kill["killed"], kill["damaged"], kill["resumed"]) == (signal.SIGKILL, [], 0), kill
+        assert kill["points"] >= 1, kill
+        assert kill["adapter"] in (None, whole), kill
+        assert_same_end(Path(kill["folder"]), reference)
 
 
 def test_a_test_in_between_changes_no_gradient_of_a_4bit_model(tmp_path: Path) -> None:

@@ -59,9 +59,15 @@ class OutOfMemory(LoraUIError):
     fix = "Start again with 4-bit, shorter rows (max_length) or fewer rows at once."
 
 
+class MemoryFull(LoraUIError):
+    message = "The memory of {device} is full."
+    cause = "{detail}"
+    fix = "End other programs that use it, or choose a smaller base model or 4-bit."
+
+
 class LossDiverged(LoraUIError):
     message = "The loss stopped being a number at step {step}."
-    cause = "The learning rate is probably too high."
+    cause = "The learning rate is probably too high. {kept}"
     fix = "Start again with half the learning rate."
 
 
@@ -71,6 +77,24 @@ class Bug(LoraUIError):
     message = "Something went wrong that this app does not know: {detail}"
     cause = "This is probably a mistake in LoRA UI."
     fix = "Copy the report from the log and send it with what you did."
+
+
+class LibraryBroken(LoraUIError):
+    message = "A library that this work needs cannot be loaded."
+    cause = "{detail}"
+    fix = "Install the versions of requirements.txt again; `python -m lora_ui doctor` names what is there."
+
+
+class GpuUnusable(LoraUIError):
+    message = "{device} cannot be used for training."
+    cause = "{detail}"
+    fix = "Update the NVIDIA driver, or install the torch build that fits it; `python -m lora_ui doctor` names both."
+
+
+class OtherSettings(LoraUIError):
+    message = "The save point {point} was made with other settings than this run has now."
+    cause = "Going on from it would give neither the one result nor the other."
+    fix = "Start a new run with these settings. The save point is kept."
 
 
 class NothingTrained(LoraUIError):

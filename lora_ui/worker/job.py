@@ -16,17 +16,24 @@ from typing import Any
 
 from lora_ui import machine
 from lora_ui.home import Home, read_json, write_json
+from lora_ui.worker import disk
 
 
 class Stopped(Exception):
     """The person asked this job to stop."""
 
 
+class Again(Exception):
+    """This worker has to start anew with the decisions that it has just changed."""
+
+
 class Job:
     """`folder/job.json` read once; `phase` and `progress` write `folder/heartbeat`."""
 
-    def __init__(self, folder: Path, token: str | None = None):
+    def __init__(self, folder: Path, token: str | None = None, again: bool = False):
+        """`again`: this is the second attempt of the same start."""
         spec = read_json(folder / "job.json")
+        self.again = again
         self.folder = folder
         self.id: str = spec["id"]
         self.kind: str = spec["kind"]
@@ -65,9 +72,9 @@ class Job:
         with self._lock:
             self._written = time.monotonic()
             phases = {**self.phases, self._phase: self.phases.get(self._phase, 0.0) + self._written - self._since}
-            write_json(
-                self.folder / "heartbeat", {**self._identity, "time": time.time(), "phase": self._phase, "phases": phases, **self._progress}
-            )
+            beat = {**self._identity, "time": time.time(), "phase": self._phase, "phases": phases, **self._progress}
+            with disk.tolerated():
+                write_json(self.folder / "heartbeat", beat)
 
     def keep_beating(self, every: float = 5.0) -> None:
         """A thread that says "alive" through long steps."""

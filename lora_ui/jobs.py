@@ -23,6 +23,9 @@ RESUMABLE = ("failed", "stopped", "interrupted")
 WITHOUT_LEASE = ("prepare", "push")
 """Kinds that use neither GPU nor a CPU for long; they run beside anything."""
 
+PATIENCE_SECONDS = 30.0
+"""How long a call waits for others to let go of the table."""
+
 _ADJECTIVES = [
     "amber", "brave", "calm", "clever", "crisp", "deep", "eager", "fair", "gentle", "golden", "happy", "keen", "light", "lucky",
     "mellow", "misty", "neat", "noble", "polar", "proud", "quick", "quiet", "rapid", "ruby", "rust", "silver", "sunny", "swift",
@@ -122,7 +125,7 @@ class Jobs:
         """A connection of its own; what SQLite says is said in our words."""
         db = None
         try:
-            db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+            db = sqlite3.connect(self.path, timeout=PATIENCE_SECONDS, isolation_level=None)
             db.row_factory = sqlite3.Row
             self.journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
             db.execute("PRAGMA synchronous = FULL")
@@ -331,7 +334,7 @@ class Jobs:
 def _explained(e: sqlite3.DatabaseError, path: Path) -> Exception:
     """What a person can do about it; a mistake in our SQL stays what it is."""
     code = getattr(e, "sqlite_errorcode", 0) & 0xFF
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(e):  # the file was emptied, or is another one
         return errors.DatabaseDamaged(path=str(path), detail=str(e))
     if code == sqlite3.SQLITE_FULL:
         return errors.DiskFull(needed="more", free="0", where=str(path.parent))

@@ -116,30 +116,28 @@ def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tupl
 
 def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
     """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
+    return _submit(home, "train", asked(home, raw, name, preset, token), key, name=name, token=token)
+
+
+def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = None, token: str | None = None) -> dict[str, Any]:
+    """What the worker of a run is told. Raises the first problem that stands in the way."""
     chosen, rows, base = startable(home, raw, token)
     coming = preflight.plan(home, raw, token)
-    return _submit(
-        home,
-        "train",
-        {
-            "settings": chosen.model_dump(),
-            "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
-            "prepare": coming["prepare"],
-            "licence": base.licence,
-            "base_kind": base.kind,
-            "preset": preset,
-            "data": {
-                "name": rows.name,
-                "rows": coming["rows"],
-                "train_rows": coming["train_rows"],
-                "held_out_rows": coming["held_out_rows"],
-            },
-            "estimate_seconds": coming["seconds"],
+    return {
+        "settings": chosen.model_dump(),
+        "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
+        "prepare": coming["prepare"],
+        "licence": base.licence,
+        "base_kind": base.kind,
+        "preset": preset,
+        "data": {
+            "name": rows.name,
+            "rows": coming["rows"],
+            "train_rows": coming["train_rows"],
+            "held_out_rows": coming["held_out_rows"],
         },
-        key,
-        name=name,
-        token=token,
-    )
+        "estimate_seconds": coming["seconds"],
+    }
 
 
 # looking
@@ -171,6 +169,8 @@ def _standing(home: Home, row: Job) -> dict[str, Any]:
         "since": beat.get("since"),
         "seconds": (row.ended or time.time()) - row.started if row.started else None,
         "stop_asked": row.stop_asked is not None,
+        "stalled": row.stalled,
+        "interruptions": row.interruptions,
         "error": row.error,
         "result": row.result,
     }

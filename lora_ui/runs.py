@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -336,11 +335,11 @@ def push(home: Home, run_id: str, repo: str, key: str | None, merged: bool = Fal
     return _submit(home, "push", {"run_id": run_id, "repo": repo, "merged": merged, "public": public}, key, run_id, token=token)
 
 
-def adapter_zip(home: Home, run_id: str) -> Path:
-    """`<run>.zip` of the plain adapter folder, made anew in a fresh temporary folder. Raises NothingTrained."""
+def adapter_zip(home: Home, run_id: str, into: Path) -> Path:
+    """`<run>.zip` of the plain adapter folder, in the folder `into`. Raises NothingTrained."""
     _trained(home, run_id)
     folder = home.run(run_id) / "adapter"
-    target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{run_id}.zip"
+    target = into / f"{run_id}.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, path.relative_to(folder))

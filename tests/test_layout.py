@@ -12,7 +12,7 @@ LEVELS = [
     {"settings", "home"},
     {"recipes"},
     {"machine", "metrics", "hub", "models", "data", "presets", "jobs"},
-    {"fit"},
+    {"fit", "card"},
     {"preflight", "executors", "endings", "space"},
     {"rescue"},
     {"supervisor"},

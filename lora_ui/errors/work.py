@@ -158,9 +158,15 @@ class OutputNotEmpty(LoraUIError):
 
 
 class ChatUnavailable(LoraUIError):
-    message = "The chat could not be started."
+    message = "The chat does not answer."
     cause = "{detail}"
-    fix = "Look at what else is running, then try again."
+    fix = "Ask again: the model is loaded once more if it has to be."
+
+
+class ChatUnloaded(LoraUIError):
+    message = "The chat's model was unloaded."
+    cause = "A run needed this machine, or nobody had written for a while."
+    fix = "Ask again: it is loaded once more, or waits its turn."
 
 
 class UnreadableAuthFile(LoraUIError):

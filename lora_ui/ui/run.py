@@ -7,7 +7,6 @@ itself when the run has ended.
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -279,8 +278,8 @@ def _wire_log(page: Page, p: SimpleNamespace) -> None:
     page.on(beat.tick, read, p.log, p.log, clears=False, queue=False)
 
     def file(request: gr.Request) -> Path:
-        id = id_of(request)
-        target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{id}-log.txt"
+        id = runs.show(page.home, id_of(request))["id"]
+        target = browser.folder() / f"{id}-log.txt"
         target.write_text(runs.log(page.home, id, lines=1_000_000), "utf-8")
         return target
 
@@ -292,7 +291,7 @@ def _wire_actions(page: Page, p: SimpleNamespace) -> None:
 
     def recipe(request: gr.Request) -> Path:
         run = runs.show(home, id_of(request))
-        target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{run['id']}.yaml"
+        target = browser.folder() / f"{run['id']}.yaml"
         target.write_text(settings.write(settings.parse(run["settings"]), {"title": run["name"], "from": run["preset"]}), "utf-8")
         return target
 

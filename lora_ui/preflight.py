@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from lora_ui import data, errors, fit, machine, models, presets, settings
+from lora_ui import data, errors, fit, machine, memory, models, presets, settings, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Jobs
@@ -76,9 +76,10 @@ def prepare_params(
     }
 
 
-def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str, Any]:
-    """What these settings would do: rows, steps, tokens, time, parameters, decisions with reasons, findings. Raises LoraUIError
-    when the settings, the data or the base model cannot be read at all."""
+def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: int | None = None) -> dict[str, Any]:
+    """What these settings would do: rows, steps, tokens, time, parameters, memory, decisions with reasons, findings. `gpu_memory`:
+    bytes of a GPU that is not here, to ask whether it would fit there. Raises LoraUIError when the settings, the data or the base
+    model cannot be read at all."""
     chosen = settings.parse(raw)
     rows = dataset(home, chosen, token)
     try:
@@ -94,8 +95,9 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
     used = usable_rows(home, chosen, rows)
     train_rows, held_out = _sides(home, chosen, used, summary, token)
     tokens = summary["train_tokens"] if summary else None
-    known = (summary["median_tokens"], summary["train_tokens"], summary["train_lengths"]) if summary else (None, None, None)
-    decided = presets.decide(chosen, train_rows, held_out, here.device, *known)
+    counted = counted_rows(train_rows, held_out, summary)
+    places = memory.here(here)
+    decided, needed = memory.settle(base, chosen, counted, places[0])
     if used < rows.report["kept"]:
         decided["data.row_limit"] = presets.used_rows(chosen, used, rows.report["kept"])
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
@@ -122,9 +124,38 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
         "explanation": counts["explanation"].as_dict() if counts else None,
         "device": here.device,
         "device_name": here.name,
+        "memory": memory_of(home, base, chosen, counted, [memory.another(gpu_memory)] if gpu_memory else places),
+        "predicted_bytes": sum(needed.values()) if needed else None,
         "decisions": {key: decision.as_dict() for key, decision in decided.items()},
         "findings": [_finding(problem) for problem in unreachable + problems(home, chosen, rows, base, counts)],
         "prepare": asked,
+    }
+
+
+def counted_rows(train_rows: int, held_out: int, summary: dict[str, Any] | None) -> memory.Rows:
+    if summary is None:
+        return memory.Rows(train_rows, held_out)
+    longest = max(summary["train_lengths"], default=None)
+    return memory.Rows(train_rows, held_out, summary["median_tokens"], longest, summary["train_tokens"], summary["train_lengths"])
+
+
+def memory_of(
+    home: Home, base: models.BaseModel, chosen: settings.Settings, rows: memory.Rows, places: list[memory.Place]
+) -> dict[str, Any] | None:
+    """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, places` (each with its own verdict)
+    and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is not known."""
+    settled = [(memory.settle(base, chosen, rows, place)[1], place) for place in places]
+    judged = [(memory.verdict(needed, place), needed, place) for needed, place in settled if needed]
+    if not judged:
+        return None
+    verdict, needed, best = min(judged, key=lambda one: ("fits", "tight", "no").index(one[0]))
+    return {
+        "verdict": verdict,
+        "predicted_bytes": sum(needed.values()),
+        "available_bytes": best.whole,
+        "items": needed,
+        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": said} for said, _, place in judged],
+        "ways": [way.as_dict() for way in ways.ways(base, chosen, rows, best, models.catalogue(home))] if verdict == "no" else [],
     }
 
 

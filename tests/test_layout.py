@@ -12,7 +12,7 @@ LEVELS = [
     {"settings", "home"},
     {"recipes"},
     {"machine", "metrics", "hub", "models", "data", "presets", "jobs"},
-    {"fit"},
+    {"fit", "memory", "ways"},
     {"preflight", "executors"},
     {"supervisor"},
     {"chats", "runs", "doctor"},

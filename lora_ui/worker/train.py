@@ -12,10 +12,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lora_ui import errors, machine, metrics, presets, settings
+from lora_ui import errors, machine, memory, metrics, settings
 from lora_ui.data import prepared
 from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
+from lora_ui.models import BaseModel
 from lora_ui.presets import Decision
 from lora_ui.worker.job import Job, Stopped
 
@@ -46,14 +47,14 @@ def run(job: Job) -> dict[str, Any]:
     train_rows = _rows(rows / "train.parquet", cache)
     held_out = _rows(rows / "held_out.parquet", cache) if summary["held_out_rows"] else None
 
+    job.phase("load")
+    folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
+
     # What the machine decides, once; a resumed run keeps it.
-    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, device)
+    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
     dtype = getattr(torch, decided["machine.dtype"])
-
-    job.phase("load")
-    folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
     tokenizer = load.load_tokenizer(folder)
     if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
         tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
@@ -73,7 +74,7 @@ def run(job: Job) -> dict[str, Any]:
         eval_strategy="steps" if held_out else "no",
         eval_steps=decided["evaluation.eval_steps"] if held_out else None,
         eval_packing=False,
-        per_device_eval_batch_size=4 if device == "cpu" else 8,
+        per_device_eval_batch_size=_tested_at_once(decided, chosen, summary, device),
         prediction_loss_only=True,
         save_strategy="steps",
         save_total_limit=None,
@@ -130,7 +131,7 @@ def run(job: Job) -> dict[str, Any]:
         "saved_step": saved_step,
         "trainable_parameters": trainable,
         "all_parameters": everything,
-        "memory": {"predicted_bytes": None, "measured_bytes": _peak_bytes(device)},
+        "memory": {"predicted_bytes": job.params.get("predicted_bytes"), "measured_bytes": _peak_bytes(device)},
         "adapter_path": str(job.folder / "adapter"),
         "base_model_path": str(folder),
         "resumed_from": last_good.name if last_good else None,
@@ -148,33 +149,34 @@ def _rows(path: Path, cache: Path) -> Any:
     return Dataset.from_parquet(str(path), columns=["input_ids", "labels"], cache_dir=str(cache))
 
 
-def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, device: str) -> dict[str, Any]:
+def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
     """Every automatic value with its reason, written to `decided.json`."""
-    counted = (summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"])
-    made = presets.decide(chosen, *counted, summary["train_lengths"])
-    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here, device)}.items()}
+    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
+    made, _ = memory.settle(base, chosen, memory.counted(summary), memory.here(here)[0])
+    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
     write_json(job.folder / "decided.json", said)
     return said
 
 
-def _machine_decisions(here: machine.Machine, device: str) -> dict[str, Decision]:
+def _tested_at_once(decided: dict[str, Any], chosen: settings.Settings, summary: dict[str, Any], device: str) -> int:
+    """Held-out rows in memory together: no more tokens than in a training step, which fits."""
+    at_once, longest = decided["training.per_device_train_batch_size"], max(1, *summary["lengths"])
+    together = at_once * chosen.training.max_length // longest if decided["training.packing"] else at_once
+    return max(1, min(4 if device == "cpu" else 8, together))
+
+
+def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
     """What the machine settles alone: number format, attention, threads."""
-    if device == "cuda":
-        modern = here.gpus[0].capability >= (8, 0) if here.gpus else False
-        dtype = (
-            Decision("bfloat16", Say("this GPU calculates in bfloat16 at full speed"))
-            if modern
-            else Decision("float16", Say("this GPU is older than bfloat16"))
-        )
-    elif device == "cpu" and here.bf16_is_fast:
-        dtype = Decision("bfloat16", Say("this CPU has AMX, which makes bfloat16 several times faster than float32"))
-    elif device == "cpu":
-        dtype = Decision("float32", Say("this CPU has no AMX, so bfloat16 would be slower than float32"))
-    else:
-        dtype = Decision("float32", Say("float32 is what works everywhere on this kind of device"))
+    why = {
+        ("cuda", "bfloat16"): Say("this GPU calculates in bfloat16 at full speed"),
+        ("cuda", "float16"): Say("this GPU is older than bfloat16"),
+        ("cpu", "bfloat16"): Say("this CPU has AMX, which makes bfloat16 several times faster than float32"),
+        ("cpu", "float32"): Say("this CPU has no AMX, so bfloat16 would be slower than float32"),
+        ("mps", "float32"): Say("float32 is what works everywhere on this kind of device"),
+    }
     return {
-        "machine.device": Decision(device, Say("it is what this machine has: {name}", name=here.name)),
-        "machine.dtype": dtype,
+        "machine.device": Decision(here.device, Say("it is what this machine has: {name}", name=here.name)),
+        "machine.dtype": Decision(here.dtype, why[here.device, here.dtype]),
         "machine.attn_implementation": Decision("sdpa", Say("it ships with torch and keeps packed rows apart")),
         "machine.threads": Decision(here.cores, Say("this machine lets a run use {cores} cores", cores=here.cores)),
     }

@@ -192,24 +192,25 @@ def _text(row: dict[str, Any]) -> str:
 def _message(code: str, kind: str, **values: Any) -> Say:
     match kind:
         case "repeats":
-            return Say("{count} rows repeat an earlier row word for word. They are kept.", **values)
+            return Say("{count} [row repeats|rows repeat] an earlier row word for word. Nothing is left out.", **values)
         case "alike":
-            return Say("{count} rows are nearly the same as an earlier row.", **values)
+            return Say("{count} [row is|rows are] nearly the same as an earlier row.", **values)
         case "conflict":
-            return Say("{count} rows have the same prompt as another row and a different answer.", **values)
+            return Say("{count} [row has|rows have] the same prompt as another row and a different answer.", **values)
         case "mojibake":
-            return Say("{count} rows hold letters that were read with the wrong encoding, such as Ã© for é.", **values)
+            return Say("{count} [row holds|rows hold] letters that were read with the wrong encoding, such as Ã© for é.", **values)
         case "html":
-            return Say("{count} rows hold left-overs of web pages, such as <br> or &amp;.", **values)
+            return Say("{count} [row holds|rows hold] left-overs of web pages, such as <br> or &amp;.", **values)
         case "language":
             return Say(
-                "{count} answers are in another script ({others}) than nearly all others ({main}). Languages of one script are not told apart.",
+                "{count} [answer is|answers are] in another script ({others}) than nearly all others ({main}). Languages of one script are not told apart.",
                 **values,
             )
         case "secret":
-            return Say("{count} rows seem to hold a password or a secret key.", **values)
+            return Say("{count} [row seems|rows seem] to hold a password or a secret key.", **values)
         case "personal":
-            return Say("{count} rows hold e-mail addresses ({email} rows) or phone numbers ({phone} rows).", **values)
+            return Say("{count} [row holds|rows hold] e-mail addresses ({email}) or phone numbers ({phone}).", **values)
     return Say(
-        "{count} rows are very much longer than the others: up to {longest} characters, where the middle row has {middle}.", **values
+        "{count} [row is|rows are] very much longer than the others: up to {longest} characters, where the middle row has {middle}.",
+        **values,
     )

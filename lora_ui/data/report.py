@@ -28,23 +28,27 @@ def finding(
 
 def _says(code: str, count: int) -> tuple[Say, Say]:
     if code == "empty_answer":
-        return Say("{count} rows have an empty answer and are left out.", count=count), Say("Write the answers, or leave these rows out.")
+        return Say("{count} [row has|rows have] an empty answer and [is|are] left out.", count=count), Say(
+            "Write the answers, or leave these rows out."
+        )
     if code == "null_field":
-        return Say("{count} rows lack a question or an answer and are left out.", count=count), Say(
+        return Say("{count} [row lacks|rows lack] a question or an answer and [is|are] left out.", count=count), Say(
             "Fill the gaps, or leave these rows out."
         )
     if code == "role_order":
         message = Say(
-            "{count} conversations do not alternate between user and assistant, ending with the assistant, and are left out.", count=count
+            "{count} [conversation does|conversations do] not alternate between user and assistant, ending with the assistant, and [is|are] left out.",
+            count=count,
         )
         return message, Say(
             "Look for a role that is not known, a system turn in the middle, or a last turn that is not the assistant's; put them in order."
         )
     if code == "broken_row":
-        return Say("{count} rows do not fit the columns or hold something other than text, and are left out.", count=count), Say(
-            "Mend these rows, or leave them out."
-        )
-    return Say("{count} rows repeat an earlier row word for word. They are kept.", count=count), Say(
+        return Say(
+            "{count} [row does not fit the columns or holds|rows do not fit the columns or hold] something other than text, and [is|are] left out.",
+            count=count,
+        ), Say("Mend these rows, or leave them out.")
+    return Say("{count} [row repeats|rows repeat] an earlier row word for word. Nothing is left out.", count=count), Say(
         "Remove them unless the repetition is meant."
     )
 

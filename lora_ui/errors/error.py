@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_ONE_OR_MORE = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
+
+
+def fill(template: str, values: dict[str, Any]) -> str:
+    """The template with its values. `[row has|rows have]` in it is the first for a `count` (or `n`) of one, else the second."""
+    one = values.get("count", values.get("n")) in (1, "1")
+    return _ONE_OR_MORE.sub(r"\1" if one else r"\2", template).format(**values)
 
 
 class Say(str):
@@ -12,7 +21,7 @@ class Say(str):
     values: dict[str, Any]
 
     def __new__(cls, template: str, **values: Any) -> Say:
-        self = super().__new__(cls, template.format(**values))
+        self = super().__new__(cls, fill(template, values))
         self.template, self.values = template, values
         return self
 

@@ -175,3 +175,20 @@ def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, 
     expect(page.locator("body")).to_contain_text(t("data.ready", n=40))
     page.get_by_text(t("data.lengths"), exact=True).click()
     expect(page.locator("#lengths rect.cut").first).to_be_visible(timeout=COUNTED)
+
+
+def test_a_view_chosen_before_the_count_is_drawn_when_the_count_is_there(app, visit, file, small):
+    page, t = visit()
+    with_small_model(page, t, app, small)
+    held = []
+    page.route("**/gradio_api/run/**", lambda request: held.append(request))  # the timer's questions wait
+    bring(page, t, file)
+    page.get_by_text(t("data.view_reading"), exact=True).click()
+    expect(page.locator("#row")).to_contain_text(t("data.view_wait"))
+    page.locator("#next-row").click()
+    expect(page.locator("#row")).to_contain_text(t("data.where", row=2, at=2, n=29))
+    for request in held:
+        request.continue_()
+    page.unroute("**/gradio_api/run/**")
+    expect(page.locator("#row")).to_contain_text("<|im_end|>", timeout=COUNTED)
+    expect(page.locator("#row")).to_contain_text(t("data.where", row=2, at=2, n=29))

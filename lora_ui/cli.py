@@ -119,7 +119,7 @@ def fit(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the parameters that would learn, from the model's config alone."""
+    """Say whether a run fits into memory, how many parameters would learn, and what to change, from the model's config alone."""
     _one_of(preset, settings_file)
     with terminal.explained(as_json):
         here = Home.open(home)
@@ -127,11 +127,8 @@ def fit(
         report = runs.fit_report(here, raw, terminal.count_bytes(gpu_memory) if gpu_memory else None, _token())
         if as_json:
             terminal.print_json(report)
-        elif report["trainable_parameters"] is None:
-            print("This model's shape is not known here, so its parameters cannot be counted before it is loaded.")
         else:
-            print(f"{report['trainable_parameters']:,} trainable of {report['all_parameters']:,} ({report['share']:.4f} %)")
-            print(report["explanation"])
+            terminal.print_fit(report)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from lora_ui import fit, presets
 from lora_ui.errors import Say
@@ -43,6 +44,13 @@ class Rows:
     longest: int | None = None
     tokens: int | None = None
     lengths: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, summary: dict[str, Any]) -> Rows:
+        """As `prepare` counted them."""
+        longest = max(summary["train_lengths"], default=None)
+        known = summary["median_tokens"], longest, summary["train_tokens"], summary["train_lengths"]
+        return cls(summary["train_rows"], summary["held_out_rows"], *known)
 
     def rough(self) -> Rows:
         """The same for questions that are asked many times over: packing is counted by tokens, not row by row."""

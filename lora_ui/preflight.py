@@ -95,7 +95,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: 
     used = usable_rows(home, chosen, rows)
     train_rows, held_out = _sides(home, chosen, used, summary, token)
     tokens = summary["train_tokens"] if summary else None
-    counted = counted_rows(train_rows, held_out, summary)
+    counted = memory.Rows.of(summary) if summary else memory.Rows(train_rows, held_out)
     places = memory.here(here)
     decided, needed = memory.settle(base, chosen, counted, places[0])
     if used < rows.report["kept"]:
@@ -130,13 +130,6 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: 
         "findings": [_finding(problem) for problem in unreachable + problems(home, chosen, rows, base, counts)],
         "prepare": asked,
     }
-
-
-def counted_rows(train_rows: int, held_out: int, summary: dict[str, Any] | None) -> memory.Rows:
-    if summary is None:
-        return memory.Rows(train_rows, held_out)
-    longest = max(summary["train_lengths"], default=None)
-    return memory.Rows(train_rows, held_out, summary["median_tokens"], longest, summary["train_tokens"], summary["train_lengths"])
 
 
 def memory_of(

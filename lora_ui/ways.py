@@ -39,7 +39,9 @@ def ways(base: BaseModel, chosen: Settings, rows: Rows, place: Place, others: li
     _, now = memory.settle(base, chosen, rows, place)
     if now is None:
         return []
-    found, together, cut = [], {}, False
+    found: list[Way] = []
+    together: dict[str, Any] = {}
+    cut = False
     for said, change in _changes(chosen, rows, place):
         way = _tried(base, chosen, rows, place, said, change, sum(now.values()))
         if way is None or way.saves < LEAST:

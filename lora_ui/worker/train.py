@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def run(job: Job) -> dict[str, Any]:
     disable_progress_bars()
     here = machine.look()
     device = "cuda" if torch.cuda.is_available() else here.device
+    here = replace(here, device=device)
 
     # The rows: the very tokens that the preview showed.
     job.phase("prepare")
@@ -152,7 +154,7 @@ def _rows(path: Path, cache: Path) -> Any:
 def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
     """Every automatic value with its reason, written to `decided.json`."""
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
-    made, _ = memory.settle(base, chosen, memory.counted(summary), memory.here(here)[0])
+    made, _ = memory.settle(base, chosen, memory.Rows.of(summary), memory.here(here)[0])
     said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
     write_json(job.folder / "decided.json", said)
     return said
@@ -160,7 +162,7 @@ def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: 
 
 def _tested_at_once(decided: dict[str, Any], chosen: settings.Settings, summary: dict[str, Any], device: str) -> int:
     """Held-out rows in memory together: no more tokens than in a training step, which fits."""
-    at_once, longest = decided["training.per_device_train_batch_size"], max(1, *summary["lengths"])
+    at_once, longest = decided["training.per_device_train_batch_size"], max(summary["lengths"], default=1)
     together = at_once * chosen.training.max_length // longest if decided["training.packing"] else at_once
     return max(1, min(4 if device == "cpu" else 8, together))
 

@@ -163,6 +163,8 @@ def train(
             f"{coming['train_rows']} rows are learned in {coming['epochs']:g} rounds, {coming['held_out_rows']} kept aside; "
             f"{coming['steps']} steps, {seconds} ({coming['basis']['text']})"
         )
+        for said in terminal.warnings(coming):
+            terminal.say(said)
         job = runs.start(here, raw, key or uuid.uuid4().hex, name, preset, _token())
         if as_json:
             terminal.print_json({"id": job.id})

@@ -6,6 +6,8 @@ in numbers of a token, and what the loss and the backward pass hold for a moment
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,14 +22,15 @@ from lora_ui.settings import Settings
 
 CUDA_CONTEXT = 600_000_000
 """CUDA itself with its libraries' kernels and workspaces, before the first tensor."""
-LIBRARIES = 900_000_000
-"""torch, transformers, trl and peft in a process without a GPU."""
+LIBRARIES = 1_100_000_000
+"""torch, transformers, trl and peft in a process without a GPU (measured: SmolLM2-135M, three runs, 0.9 to 1.2 GB)."""
 TILE = (4096, 32_768)
 """Tokens × words of the vocabulary that TRL's loss works out together."""
 ROOM = 0.9
 """Share of a memory that is filled by choice; what is held in pieces of many sizes cannot fill all of it."""
 BUSY = 2048
 """Tokens together that keep a GPU at work."""
+VERDICTS = ("fits", "tight", "no")
 CHECKPOINTING = "training.activation_checkpointing"
 FOUR_BIT = 0.516
 """Bytes of a number in NF4 with doubly quantised constants."""
@@ -152,6 +155,15 @@ def _checkpointing(on: bool, without: int, place: Place) -> Decision:
 
 def _total(base: BaseModel, chosen: Settings, step: Step) -> int:
     return sum((items(base, chosen, step) or {}).values())
+
+
+def read_size(text: str) -> int | None:
+    """`24GiB`, `24 GB` or plain `24` (GiB) in bytes; None if it is no size."""
+    units = {"": GIB, "g": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
+    found = re.fullmatch(r"(\d{1,6}(?:[.,]\d+)?)\s*([a-z]*)", unicodedata.normalize("NFKC", text).strip().lower())
+    if not found or found[2] not in units:
+        return None
+    return int(float(found[1].replace(",", ".")) * units[found[2]]) or None
 
 
 def gigabytes(count: float) -> str:

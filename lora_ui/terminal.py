@@ -146,15 +146,17 @@ def print_fit(report: dict[str, Any]) -> None:
         print("No change of settings is enough: choose a smaller base model.")
 
 
+def warnings(plan: dict[str, Any]) -> list[str]:
+    """What a plan lets pass but a person should know before the start."""
+    said = [f"{key} has no effect: {reason['text']}" for key, reason in plan["in_vain"].items()]
+    if plan["memory"] and plan["memory"]["verdict"] != "fits":
+        needed, there = (memory.gigabytes(plan["memory"][name]) for name in ("predicted_bytes", "available_bytes"))
+        said.append(f"About {needed} of {there} are needed: {VERDICTS[plan['memory']['verdict']]}. `fit` says what to change.")
+    return said
+
+
 def count_bytes(text: str) -> int:
     """`24GiB` as a number. Raises BadParameter."""
-    units = {"gib": 1024**3, "gb": 10**9, "mib": 1024**2, "mb": 10**6}
-    for unit, size in units.items():
-        if text.lower().endswith(unit):
-            try:
-                count = float(text[: -len(unit)])
-            except ValueError:
-                break
-            if 0 < count < 1e6:
-                return int(count * size)
-    raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")
+    if (size := memory.read_size(text)) is None:
+        raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")
+    return size

@@ -12,7 +12,7 @@ LEVELS = [
     {"settings", "home"},
     {"recipes"},
     {"machine", "metrics", "hub", "models", "data", "presets", "jobs"},
-    {"fit", "memory", "ways"},
+    {"fit", "memory", "ways", "effects"},
     {"preflight", "executors"},
     {"supervisor"},
     {"chats", "runs", "doctor"},

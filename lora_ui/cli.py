@@ -93,13 +93,7 @@ def check(
         report = runs.check(here, chosen.data.source, {str(role): column for role, column in chosen.data.mapping.items()} or None, _token())
         if base_model:
             terminal.follow(here, runs.prepare(here, raw, _token()).id)
-            summary = runs.prepared(here, raw, _token()) or {}
-            report = {
-                **report,
-                "truncated": summary["truncated"],
-                "tokens": summary["tokens"],
-                "findings": [*report["findings"], *summary["findings"]],
-            }
+            report = runs.counted(report, runs.prepared(here, raw, _token()))
         saved.update(report)
         if as_json:
             terminal.print_json(report)

@@ -68,8 +68,15 @@ def prepared(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[
 
 def check(home: Home, source: str, mapping: dict[str, str] | None, token: str | None = None) -> dict[str, Any]:
     """The report on data alone; tokens are null. Raises what `data.load` raises."""
-    report = data.load(home, source, mapping, token).report
-    return {**report, "truncated": None, "tokens": None}
+    return counted(data.load(home, source, mapping, token).report, None)
+
+
+def counted(report: dict[str, Any], summary: dict[str, Any] | None) -> dict[str, Any]:
+    """The report on data with what `prepared` says about it for one base model, where that is known."""
+    if summary is None:
+        return {**report, "truncated": None, "tokens": None}
+    findings = [*report["findings"], *summary["findings"]]
+    return {**report, "truncated": summary["truncated"], "tokens": summary["tokens"], "findings": findings}
 
 
 def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, token: str | None = None) -> dict[str, Any]:

@@ -40,6 +40,18 @@ class Machine:
     gpus: list[Gpu] = field(default_factory=list)
 
     @property
+    def dtype(self) -> str:
+        """The number format a run calculates in."""
+        if self.device == "cuda":
+            return "bfloat16" if not self.gpus or self.gpus[0].capability >= (8, 0) else "float16"
+        return "bfloat16" if self.device == "cpu" and self.bf16_is_fast else "float32"
+
+    @property
+    def whole_bytes(self) -> int:
+        """Memory that a run can have to itself: the smallest GPU's, since any may be lent to it, else the machine's."""
+        return min((gpu.memory_bytes for gpu in self.gpus), default=self.memory_bytes)
+
+    @property
     def leases(self) -> list[str]:
         """One per device that a job can hold: `gpu:<uuid>`, `mps` or `cpu`."""
         return [f"gpu:{gpu.uuid}" for gpu in self.gpus] or [self.device]

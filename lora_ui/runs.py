@@ -8,7 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, errors, fit, hub, machine, metrics, models, preflight, settings, supervisor
+from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, Job, Jobs
@@ -79,20 +79,25 @@ def counted(report: dict[str, Any], summary: dict[str, Any] | None) -> dict[str,
 
 
 def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, token: str | None = None) -> dict[str, Any]:
-    """Parameter counts from config.json alone; the memory verdict is null until it can be computed."""
+    """Parameters, memory and speed from config.json alone, for a usual number of rows of the longest kind; unknown is None."""
     chosen = settings.parse(raw)
     base = models.known(home, chosen.model.base_model, chosen.model.revision)
     if base is None or base.config is None:
         base = models.find(home, chosen.model.base_model, chosen.model.revision, token)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     here = machine.look()
+    places = [memory.another(gpu_memory)] if gpu_memory else memory.here(here)
+    found = preflight.memory_of(home, base, chosen, memory.Rows(1000, 100), places) or {}
+    flops = fit.step_flops(base, counts["trainable_parameters"] if counts else None)
+    on_cpu = places[0].device == "cpu" and flops
     return {
-        "verdict": None,
-        "predicted_bytes": None,
-        "available_bytes": gpu_memory or (here.gpus[0].free_bytes if here.gpus else here.free_bytes),
-        "items": {},
-        "advice": [],
-        "tokens_per_second": None,
+        "verdict": found.get("verdict"),
+        "predicted_bytes": found.get("predicted_bytes"),
+        "available_bytes": places[0].whole,
+        "items": found.get("items", {}),
+        "places": found.get("places", []),
+        "advice": found.get("ways", []),
+        "tokens_per_second": fit.cpu_flops() * fit.CPU_EFFICIENCY / flops if on_cpu and flops else None,
         "trainable_parameters": counts["trainable_parameters"] if counts else None,
         "all_parameters": counts["all_parameters"] if counts else base.parameters,
         "share": counts["share"] if counts else None,
@@ -136,6 +141,7 @@ def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = 
             "held_out_rows": coming["held_out_rows"],
         },
         "estimate_seconds": coming["seconds"],
+        "predicted_bytes": coming["predicted_bytes"],
     }
 
 

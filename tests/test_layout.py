@@ -12,7 +12,7 @@ LEVELS = [
     {"settings", "home"},
     {"recipes"},
     {"machine", "metrics", "hub", "models", "data", "presets", "jobs"},
-    {"fit", "card"},
+    {"fit", "memory", "ways", "effects", "card"},
     {"preflight", "executors", "endings", "space"},
     {"rescue"},
     {"supervisor"},

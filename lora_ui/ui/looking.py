@@ -179,10 +179,10 @@ def _wire_rows(page: Page, p: Parts) -> None:
         page.on(trigger, functools.partial(move, step), [p.here, p.place, p.count, p.view], [p.place, p.row])
 
     def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
-        number = wanted.strip().lstrip("#")
-        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(number)) if number.isdecimal() else ()
+        asked_for = wanted.strip().lstrip("#")
+        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for)) if asked_for.isdecimal() else np.empty(0)
         if not len(found):
-            raise errors.NoSuchRow(row=number or "?")
+            raise errors.NoSuchRow(row=asked_for or "?")
         now = known(here, count)
         place = at(int(found[0]), now)
         return place, row_view.row(home, t, now, place, view)

@@ -41,7 +41,7 @@ def die_at(n: int, folder: Path, log: Path) -> None:
             count(event, str(args[0]))
 
     def synced(fd: int) -> None:
-        count("fsync", os.readlink(f"/proc/self/fd/{fd}"))
+        count("fsync", str(Path(f"/proc/self/fd/{fd}").readlink()))
         fsync(fd)
 
     os.fsync = synced

@@ -21,7 +21,7 @@ from lora_ui.data import store
 from lora_ui.data.duplicates import Duplicates
 from lora_ui.data.private import has_email, has_phone, has_secret
 from lora_ui.data.report import finding
-from lora_ui.data.store import GROUP, Dataset
+from lora_ui.data.store import GROUP, Dataset, Told, quiet
 from lora_ui.data.writing import has_html, is_mojibake, script
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -36,23 +36,25 @@ _MOST = 0.9
 _LOOK = Say("Look at these rows; leave them out if they do not belong.")
 
 
-def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None) -> Dataset:
+def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None, told: Told = quiet) -> Dataset:
     """`store.load` with the findings of these checks in its report. Raises as it does."""
-    dataset = store.load(home, source, mapping, token)
-    own = check(home, dataset.digest)
+    dataset = store.load(home, source, mapping, token, told)
+    own = check(home, dataset.digest, told)
     findings = [f for f in dataset.report["findings"] if f["code"] != "duplicate"] + own
     report = {**dataset.report, "findings": findings}
     write_json(home.dataset(dataset.digest) / "report.json", report)
     return Dataset(dataset.digest, dataset.name, report)
 
 
-def check(home: Home, digest: str) -> list[dict[str, Any]]:
+def check(home: Home, digest: str, told: Told = quiet) -> list[dict[str, Any]]:
     """The findings about these rows, made once. Raises DataNotFound."""
     folder = home.dataset(digest)
     found = read_json(folder / "checks.json")
     if found is None or found["form"] != _FORM:
-        seen = _Seen()
-        for row in _rows(home, digest):
+        seen, total = _Seen(), store.open(home, digest).report["kept"]
+        for done, row in enumerate(_rows(home, digest)):
+            if done % GROUP == 0:
+                told("checking", done, total)
             seen.add(row)
         flags = seen.flags()
         pyarrow.parquet.write_table(pyarrow.table(flags), folder / "checks.parquet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import gradio as gr
 from lora_ui import data, errors
 from lora_ui.data import sources
 from lora_ui.home import Home
-from lora_ui.ui import draft, looking, report_card, row_view, trust
+from lora_ui.ui import draft, looking, reading, report_card, row_view, trust
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, panel
@@ -31,14 +32,20 @@ def _wire_sources(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
     def show(source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str) -> Iterator[dict[Any, Any]]:
-        yield {
-            p.status: gr.update(value=f'<p class="muted">{esc(t("data.reading", name=name))}</p>', visible=True),
-            p.there: gr.update(visible=False),
-        }
+        read, halt = functools.partial(_read, home, t, p, source, mapping, remembered, memory), threading.Event()
         try:
-            yield _read(home, t, p, trust.source(home, source), mapping, remembered, memory)
+            for said, made in reading.watched(t, name, read, halt):
+                if made is None:
+                    hidden = {part: gr.update(visible=False) for part in (p.bring, p.there, p.columns, p.foot)}
+                    shown = {p.status: gr.update(value=said, visible=True), p.halt: gr.update(value=t("data.halt"), visible=True)}
+                    yield {**hidden, **shown, p.halting: halt}
+                else:
+                    yield {**made, p.halt: gr.update(visible=False)}
+        except reading.Halted:
+            said = f'<p class="muted">{esc(t("data.halted"))}</p>'
+            yield {**_cleared(page, p, remembered), p.status: gr.update(value=said, visible=True)}
         except errors.LoraUIError as error:
-            yield _not_read(page, p, source, mapping, error)
+            yield {**_not_read(page, p, source, mapping, error), p.halt: gr.update(visible=False)}
 
     def upload(files: list[tuple[str, str]], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         stored = [data.store_upload(home, Path(path), name) for path, name in files]
@@ -80,18 +87,23 @@ def _wire_sources(page: Page, p: Parts) -> None:
     page.on(p.map.click, by_hand, [p.here, memory, *p.roles], outputs)
     page.on(p.recognise.click, again, [p.here, memory], outputs)
     page.on(page.demo.load, remembered_source, memory, outputs)
+    page.on(p.halt.click, threading.Event.set, p.halting, queue=False)
+
+
+def _clears(page: Page, p: Parts) -> list[Any]:
+    return [p.bring, p.status, p.halt, p.there, p.columns, p.foot, p.token_problem, p.file, p.here, page.memory]
+
+
+def _cleared(page: Page, p: Parts, remembered: dict[str, Any]) -> dict[Any, Any]:
+    """The page before anything was brought."""
+    kept = {k: v for k, v in draft.with_left_out(remembered, None).items() if k not in ("source", "mapping", "data_name")}
+    hidden = {part: gr.update(visible=False) for part in _clears(page, p)[1:7]}
+    return {**hidden, p.bring: gr.update(visible=True), p.file: None, p.here: {}, page.memory: kept}
 
 
 def _wire_change(page: Page, p: Parts) -> None:
-    memory = page.memory
-
-    def change(remembered: dict[str, Any]) -> dict[Any, Any]:
-        kept = {k: v for k, v in draft.with_left_out(remembered, None).items() if k not in ("source", "mapping", "data_name")}
-        hidden = {part: gr.update(visible=False) for part in (p.status, p.there, p.columns, p.foot, p.token_problem)}
-        return {**hidden, p.bring: gr.update(visible=True), p.file: None, p.here: {}, memory: kept}
-
-    cleared = [p.bring, p.status, p.there, p.columns, p.foot, p.token_problem, p.file, p.here, memory]
-    page.on(functools.partial(gr.on, [p.change.click, p.other.click]), change, memory, cleared)
+    change = functools.partial(_cleared, page, p)
+    page.on(functools.partial(gr.on, [p.change.click, p.other.click]), change, page.memory, _clears(page, p))
     p.use.click(None, None, None, js="() => { location.href = '/train' }", api_visibility="private")
 
 
@@ -104,9 +116,17 @@ def _hub_name(asked: str) -> str:
 
 
 def _read(
-    home: Home, t: Words, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], memory: gr.BrowserState
+    home: Home,
+    t: Words,
+    p: Parts,
+    source: str,
+    mapping: dict[str, str],
+    remembered: dict[str, Any],
+    memory: gr.BrowserState,
+    told: data.Told,
 ) -> dict[Any, Any]:
-    found = data.load(home, source, mapping or None)
+    source = trust.source(home, source)
+    found = data.load(home, source, mapping or None, told=told)
     peeked = data.peek(home, source)
     if remembered.get("source") != source:  # what was left out was left out of other rows
         remembered = draft.with_left_out(remembered, None)

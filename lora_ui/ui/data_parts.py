@@ -34,6 +34,7 @@ class Parts:
     def __init__(self, page: Page):
         t = page.t
         self.status = html(visible=False, elem_classes="lu-live")
+        self.halt = gr.Button(t("data.halt"), visible=False, scale=0, min_width=160, elem_id="stop-reading")
         with gr.Column(elem_classes="lu-stack") as self.bring:
             self._draw_bring(t)
         with gr.Column(visible=False, elem_classes="lu-stack") as self.there:
@@ -42,6 +43,7 @@ class Parts:
             self._draw_columns(t)
         with gr.Row(elem_classes="lu-sticky", visible=False) as self.foot:
             self.use = gr.Button(t("data.use"), variant="primary", elem_id="use-data")
+        self.halting = gr.State(None)  # the threading.Event that ends the reading under way
         self.here, self.place, self.count = gr.State({}), gr.State({}), gr.State({})
         self.timer = gr.Timer(1)
 
@@ -74,11 +76,23 @@ class Parts:
             self.view = gr.Radio([(t("data.view_" + v), v) for v in VIEWS], value="chat", label=t("data.view"), scale=3)
             self.previous = gr.Button(t("data.previous"), size="sm", scale=0, min_width=100, elem_id="previous-row")
             self.next = gr.Button(t("data.next"), size="sm", scale=0, min_width=100, elem_id="next-row")
+        self.row_problem = html(visible=False)
         self.row = html(elem_classes="lu-row", elem_id="row")
-        with gr.Row(elem_classes="lu-line"):
+        with gr.Row(elem_classes="lu-line lu-jump"):
             self.shortest = gr.Button(t("data.shortest"), size="sm", scale=0, min_width=120)
             self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
             self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
+            self.report = gr.Button(t("data.report"), size="sm", scale=0, min_width=180)
+            self.wanted = gr.Textbox(
+                label=t("data.go_to"),
+                placeholder=t("data.go_to"),
+                show_label=False,
+                container=False,
+                max_lines=1,
+                scale=0,
+                min_width=140,
+                elem_id="go-to-row",
+            )
         with gr.Accordion(t("data.lengths"), open=False, elem_id="lengths"):
             self.lengths = html()
 
@@ -97,8 +111,9 @@ class Parts:
     def shown(self) -> list[Any]:
         """What a newly read source changes."""
         return [
-            self.bring, self.status, self.there, self.columns, self.foot, self.row, *self.roles, self.first, self.map, self.other, self.view,
-            self.here, self.place, self.summary, self.counts, self.lengths, self.token_problem, *self.board.parts,
+            self.bring, self.status, self.halt, self.halting, self.file, self.token_problem, self.there, self.columns, self.foot, self.row,
+            *self.roles, self.first, self.map, self.other, self.view, self.here, self.place, self.summary, self.counts, self.lengths,
+            *self.board.parts,
         ]  # fmt: skip
 
 

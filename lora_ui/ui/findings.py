@@ -20,7 +20,7 @@ from lora_ui.ui.words import Words
 
 CODES = (*checks.FLAGS, "special_token", "too_long", "leak")
 """What `data.leave_out` takes."""
-GRAVE = tuple(f"grave-{at}" for at in range(6))
+GRAVE = tuple(f"grave-{at}" for at in range(8))
 OTHER = tuple(f"other-{at}" for at in range(8))
 
 

@@ -9,13 +9,17 @@ from __future__ import annotations
 import functools
 import random
 import time
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from lora_ui import data, errors, runs, settings
+from lora_ui.data import checks
+from lora_ui.data import html as report_html
 from lora_ui.home import Home
-from lora_ui.ui import draft, findings, lengths, report_card, row_view
+from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.shell import Page, esc, panel
 from lora_ui.ui.words import Words
@@ -173,6 +177,25 @@ def _wire_rows(page: Page, p: Parts) -> None:
         (p.shortest.click, "shortest"), (p.longest.click, "longest"), (p.view.input, "stay"),
     ):  # fmt: skip
         page.on(trigger, functools.partial(move, step), [p.here, p.place, p.count, p.view], [p.place, p.row])
+
+    def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+        asked_for = wanted.strip().lstrip("#")
+        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for)) if asked_for.isdecimal() else np.empty(0)
+        if not len(found):
+            raise errors.NoSuchRow(row=asked_for or "?")
+        now = known(here, count)
+        place = at(int(found[0]), now)
+        return place, row_view.row(home, t, now, place, view)
+
+    page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], [p.place, p.row], at=p.row_problem)
+
+    def report(here: dict[str, Any], count: dict[str, Any]) -> Path:
+        made = home.dataset(here["digest"]) / "report.html"
+        said = runs.counted(data.open(home, here["digest"]).report, known(here, count)["prepared"])
+        made.write_text(report_html.page(said), "utf-8")
+        return made
+
+    browser.saves(page, p.report, report, [p.here, p.count])
 
     def first_row(here: dict[str, Any], *chosen: str) -> str:
         return report_card.first_row(t, here.get("first") or [], list(chosen))

@@ -265,13 +265,13 @@ def curves(home: Home, id: str) -> dict[str, list[tuple[float, float]]]:
 def save_points(home: Home, id: str) -> list[int]:
     """The steps of a run's save points, newest first. One counts when its files are there in full; what is in them is checked where they are loaded."""
     found = []
-    for folder in sorted((home.run(id) / "checkpoints").glob("step-*"), reverse=True):
+    for folder in (home.run(id) / "checkpoints").glob("step-*"):
         manifest = read_json(folder / "manifest.json")
         if manifest and all(
             (folder / name).is_file() and (folder / name).stat().st_size == f["size"] for name, f in manifest["files"].items()
         ):
             found.append(int(manifest["step"]))
-    return found
+    return sorted(found, reverse=True)
 
 
 def log(home: Home, id: str, lines: int = 500) -> str:

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from lora_ui import errors, hub
 from lora_ui.errors import Say
 from lora_ui.home import Home
-from lora_ui.worker import load, render
+from lora_ui.worker import checkpoints, load, render
 from lora_ui.worker.switch import Answer, SwitchedModel
 
 MOST_BYTES = 4 * 1024 * 1024
@@ -84,12 +84,10 @@ class Chat:
 
     def _save_point(self, run_id: str, step: str) -> Path:
         """The folder of a save point, every file of it as its manifest says."""
-        from lora_ui.worker.checkpoints import damage
-
         if not step.isdecimal():
             raise errors.NoSuchJob(id=f"{run_id}@{step}")
         folder: Path = self.home.run(run_id) / "checkpoints" / f"step-{int(step):06d}"
-        if problem := damage(folder):
+        if problem := checkpoints.damage(folder):
             raise errors.SavePointUnusable(step=step, problem=problem)
         return folder
 

@@ -84,6 +84,13 @@ def test_a_known_failure_offers_its_fix(home, t, error, change):
     assert memory["settings"]["training"].items() >= change.items() and memory["source"] == "example" and memory["run"] == id
 
 
+def test_a_token_is_asked_for_where_one_can_mend_it(home, t):
+    died = errors.WorkerDied(how="signal 9", detail="")
+    for error, asks in ((errors.TokenMissing(), True), (errors.GatedModel(name="a/b"), True), (died, False)):
+        shown = runs.show(home, made.ended(home, "interrupted", step=8, error=error))
+        assert run._switches(t, shown)["token"]["visible"] is asks
+
+
 def test_every_state_has_at_most_one_filled_button(home, t):
     for state, id in made.every_state(home).items():
         shown = runs.show(home, id)
@@ -257,6 +264,3 @@ def test_a_lost_token_is_asked_for_once_and_kept_nowhere(home, app_of, visit):
     stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie]) + document.body.innerHTML")
     assert canary not in stored
     assert [path for path in home.root.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()] == []
-    for error, asks in ((errors.TokenMissing(), True), (errors.GatedModel(name="a/b"), True), (errors.LossDiverged(step=8), False)):
-        shown = runs.show(home, made.ended(home, "failed", step=8, error=error))
-        assert run._switches(t, shown)["token"]["visible"] is asks

@@ -15,13 +15,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from lora_ui import data, errors, runs, settings
+from lora_ui import data, errors, machine, presets, runs, settings
 from lora_ui.data import checks
 from lora_ui.data import html as report_html
 from lora_ui.home import Home
+from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view
 from lora_ui.ui.data_parts import Parts
-from lora_ui.ui.shell import Page, esc, panel
+from lora_ui.ui.shell import Page, esc, number, panel
 from lora_ui.ui.words import Words
 
 
@@ -50,8 +51,10 @@ def at(row: int, now: dict[str, Any], of: tuple[str, int, int] | None = None) ->
 
 
 def known(here: dict[str, Any], count: dict[str, Any]) -> dict[str, Any]:
-    """`here` with `prepared`, what was counted for it, or None while it is not."""
-    return {**here, "prepared": count.get("prepared") if count.get("asked") == here["asked"] else None}
+    """`here` with `prepared`, what was counted for it, or None while it is not, and `first`, what the count was asked (see
+    `data.prepared.read_first`), or None before it began."""
+    mine = count if count.get("asked") == here["asked"] else {}
+    return {**here, "prepared": mine.get("prepared"), "first": mine.get("params")}
 
 
 def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, Any]:
@@ -62,9 +65,16 @@ def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, A
     return {
         p.summary: report_card.summary(t, here["name"], report, list(found.values()), findings.ready(home, here)),
         p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
-        p.lengths: lengths.picture(t, summary, settings.parse(here["raw"]).training.max_length) if summary else wait,
+        p.lengths: _lengths(t, here["raw"], summary) if summary else wait,
         **p.board.show(t, found),
     }
+
+
+def _lengths(t: Words, raw: dict[str, Any], summary: dict[str, Any]) -> str:
+    chosen = settings.parse(raw)
+    longest, counted = chosen.training.max_length, (summary["train_rows"], summary["held_out_rows"], machine.look().device)
+    decided = presets.decide(chosen, *counted, summary["median_tokens"], summary["train_tokens"], summary["train_lengths"])
+    return lengths.picture(t, summary, longest) + lengths.cost(t, summary, longest, decided)
 
 
 def wire(page: Page, p: Parts) -> None:
@@ -84,9 +94,11 @@ def _wire_count(page: Page, p: Parts) -> None:
             count, changed = _begin(home, t, p, here)
         elif count["job"]:
             count, changed = _follow(home, t, p, here, count)
-        if count["prepared"] and not place["counted"] and count["drawn"] != place["turn"]:
-            count = {**count, "drawn": place["turn"]}
-            shown = row_view.row(home, t, known(here, count), place, view)
+        now = known(here, count)
+        stage = row_view.stage(home, now)
+        if stage and not place["counted"] and count["drawn"] != (place["turn"], stage):
+            count = {**count, "drawn": (place["turn"], stage)}
+            shown = row_view.row(home, t, now, place, view)
             changed |= {p.count: count, p.row: shown if view != "chat" or here["leave_out"] else gr.skip()}
         return changed or {p.count: gr.skip()}
 
@@ -96,22 +108,26 @@ def _wire_count(page: Page, p: Parts) -> None:
 
 def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The state of a count that was asked for, and what the page says about it."""
-    count: dict[str, Any] = {"asked": here["asked"], "job": None, "prepared": None, "drawn": 0}
+    count: dict[str, Any] = {"asked": here["asked"], "job": None, "params": None, "prepared": None, "drawn": None, "far": None}
     try:
-        count["job"] = runs.prepare(home, here["raw"]).id
+        job = runs.prepare(home, here["raw"])
     except errors.LoraUIError as error:
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, error), visible=True)}
-    model = settings.parse(here["raw"]).model.base_model
-    wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
-    now, changed = _follow(home, t, p, here, count)
-    return now, {p.count: now, p.counts: wait, p.token_problem: gr.update(visible=False), **changed}
+    now, changed = _follow(home, t, p, here, {**count, "job": job.id, "params": job.params})
+    return now, {p.token_problem: gr.update(visible=False), **changed}
 
 
 def _follow(home: Home, t: Words, p: Parts, here: dict[str, Any], count: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The same for a count whose job was started."""
     job = runs.job(home, count["job"])
-    if job["state"] in ("queued", "starting", "running"):
-        return count, {}
+    if job["state"] in (*WAITING, *BUSY):
+        model, far = settings.parse(here["raw"]).model.base_model, (job["done"], job["total"])
+        if far == count["far"]:
+            return count, {}
+        said = t("data.counting", model=model)
+        said += f" {t('data.counted', done=number(far[0]), total=number(far[1]))}" if far[0] else ""
+        count = {**count, "far": far}
+        return count, {p.count: count, p.counts: f'<p class="muted num">{esc(said)}</p>'}
     if job["error"]:
         count = {**count, "job": None}
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, job["error"]), visible=True)}
@@ -190,7 +206,7 @@ def _wire_rows(page: Page, p: Parts) -> None:
     page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], [p.place, p.row], at=p.row_problem)
 
     def report(here: dict[str, Any], count: dict[str, Any]) -> Path:
-        made = home.dataset(here["digest"]) / "report.html"
+        made = browser.folder() / "report.html"
         said = runs.counted(data.open(home, here["digest"]).report, known(here, count)["prepared"])
         made.write_text(report_html.page(said), "utf-8")
         return made

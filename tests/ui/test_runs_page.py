@@ -253,7 +253,7 @@ def test_before_the_first_step_there_is_a_sentence_and_no_empty_chart(home, app_
 def test_a_lost_token_is_asked_for_once_and_kept_nowhere(home, app_of, visit):
     id = made.ended(home, "interrupted", step=0, error=errors.TokenMissing())
     served = app_of(home)
-    page, t = visit()
+    page, _ = visit()
     page.goto(f"{served.url}/runs?run={id}")
     canary = "hf_canary0123456789"
     page.locator("#resume-token input").fill(f' "{canary}" ')

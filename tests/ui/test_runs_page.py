@@ -259,8 +259,20 @@ def test_a_lost_token_is_asked_for_once_and_kept_nowhere(home, app_of, visit):
     page.locator("#resume-token input").fill(f' "{canary}" ')
     page.locator("#continue").click()
     expect(page.locator("#resume-token")).to_be_hidden()
-    page.wait_for_function("() => !document.querySelector('#resume-token input')?.value")
     assert Jobs(home.database).get(id).params["token_handle"]
     stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie]) + document.body.innerHTML")
     assert canary not in stored
     assert [path for path in home.root.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()] == []
+
+
+@pytest.mark.browser
+def test_a_token_is_forgotten_also_when_going_on_is_refused(home, app_of, visit):
+    id = made.ended(home, "interrupted", step=0, error=errors.TokenMissing())
+    served = app_of(home)
+    page, _ = visit()
+    page.goto(f"{served.url}/runs?run={id}")
+    page.locator("#resume-token input").fill("hf_canary0123456789")
+    Jobs(home.database).resume(id)  # from another page meanwhile
+    page.locator("#continue").click()
+    expect(page.locator(".panel").filter(visible=True).first).to_be_visible()
+    expect(page.locator("#resume-token input")).to_have_value("")

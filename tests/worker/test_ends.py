@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +132,7 @@ def test_rows_that_are_gone_are_named(tmp_path: Path) -> None:
     home = Home.open(tmp_path / "home")
     folder = folder_of(home, settings(tmp_path), "run-1")
     digest = read_json(folder / "job.json")["params"]["prepare"]["digest"]
-    os.rename(home.dataset(digest), tmp_path / "elsewhere")
+    home.dataset(digest).rename(tmp_path / "elsewhere")
     worker(folder).wait(60)
     told = outcome(folder)
     assert told["state"] == "failed"

@@ -93,13 +93,7 @@ def check(
         report = runs.check(here, chosen.data.source, {str(role): column for role, column in chosen.data.mapping.items()} or None, _token())
         if base_model:
             terminal.follow(here, runs.prepare(here, raw, _token()).id)
-            summary = runs.prepared(here, raw, _token()) or {}
-            report = {
-                **report,
-                "truncated": summary["truncated"],
-                "tokens": summary["tokens"],
-                "findings": [*report["findings"], *summary["findings"]],
-            }
+            report = runs.counted(report, runs.prepared(here, raw, _token()))
         saved.update(report)
         if as_json:
             terminal.print_json(report)
@@ -119,7 +113,7 @@ def fit(
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Count the parameters that would learn, from the model's config alone."""
+    """Say whether a run fits into memory, how many parameters would learn, and what to change, from the model's config alone."""
     _one_of(preset, settings_file)
     with terminal.explained(as_json):
         here = Home.open(home)
@@ -127,11 +121,8 @@ def fit(
         report = runs.fit_report(here, raw, terminal.count_bytes(gpu_memory) if gpu_memory else None, _token())
         if as_json:
             terminal.print_json(report)
-        elif report["trainable_parameters"] is None:
-            print("This model's shape is not known here, so its parameters cannot be counted before it is loaded.")
         else:
-            print(f"{report['trainable_parameters']:,} trainable of {report['all_parameters']:,} ({report['share']:.4f} %)")
-            print(report["explanation"])
+            terminal.print_fit(report)
 
 
 @app.command()
@@ -166,6 +157,8 @@ def train(
             f"{coming['train_rows']} rows are learned in {coming['epochs']:g} rounds, {coming['held_out_rows']} kept aside; "
             f"{coming['steps']} steps, {seconds} ({coming['basis']['text']})"
         )
+        for said in terminal.warnings(coming):
+            terminal.say(said)
         job = runs.start(here, raw, key or uuid.uuid4().hex, name, preset, _token())
         if as_json:
             terminal.print_json({"id": job.id})
@@ -213,6 +206,7 @@ def show(run: str, home: HomeOption = None, as_json: JsonOption = False) -> None
             print(f"{name:18} {known[name]}")
         for name, decision in known["decisions"].items():
             print(f"{name:40} {decision['value']}  because {decision['reason']}")
+        terminal.print_interruptions(known)
         if known["error"]:
             terminal.complain(known["error"])
 

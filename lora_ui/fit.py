@@ -45,6 +45,14 @@ class Shape:
     head: int
     """vocabulary × width: what the last multiplication costs, tied or not."""
     tied: bool
+    normed: int
+    """Numbers of a token that the norms of one layer read."""
+    kept: int
+    """Numbers of a token that the feed-forward of one layer keeps for its gradients, besides what its weights read."""
+
+    @property
+    def width(self) -> int:
+        return self.linears[0].inputs
 
     @property
     def parameters(self) -> int:
@@ -111,9 +119,10 @@ def _usual(family: Family, config: dict[str, Any]) -> Shape:
         )
         linears = (*attention, Linear("mlp.gate_proj", width, inner, mlp_bias), Linear("mlp.up_proj", width, inner, mlp_bias), down)
     norms = family.norms * width + {"": 0, "head": 2 * size, "all": q + kv}[family.qk_norm]
+    normed = family.norms * width + (q + kv if family.qk_norm else 0)
     head = config["vocab_size"] * width
     tied = config.get("tie_word_embeddings", family.tied)
-    return Shape("model.layers", config["num_hidden_layers"], linears, norms, 0, head + width, 0, head, tied)
+    return Shape("model.layers", config["num_hidden_layers"], linears, norms, 0, head + width, 0, head, tied, normed, 3 * inner)
 
 
 def _gpt2(config: dict[str, Any]) -> Shape:
@@ -129,7 +138,8 @@ def _gpt2(config: dict[str, Any]) -> Shape:
     positions = config.get("n_positions") or config["max_position_embeddings"]
     head = config["vocab_size"] * width
     tied = config.get("tie_word_embeddings", True)
-    return Shape("transformer.h", layers, linears, 2 * width, 2 * width, head + positions * width + width, width, head, tied)
+    outside = head + positions * width + width
+    return Shape("transformer.h", layers, linears, 2 * width, 2 * width, outside, width, head, tied, 2 * width, 4 * inner)
 
 
 def _gpt_neox(config: dict[str, Any]) -> Shape:
@@ -142,7 +152,9 @@ def _gpt_neox(config: dict[str, Any]) -> Shape:
     )
     head = config["vocab_size"] * width
     tied = config.get("tie_word_embeddings", False)
-    return Shape("gpt_neox.layers", config["num_hidden_layers"], linears, 2 * width, 2 * width, head + width, width, head, tied)
+    return Shape(
+        "gpt_neox.layers", config["num_hidden_layers"], linears, 2 * width, 2 * width, head + width, width, head, tied, 2 * width, inner
+    )
 
 
 def _starcoder2(config: dict[str, Any]) -> Shape:
@@ -159,7 +171,9 @@ def _starcoder2(config: dict[str, Any]) -> Shape:
     )
     head = config["vocab_size"] * width
     tied = config.get("tie_word_embeddings", True)
-    return Shape("model.layers", config["num_hidden_layers"], linears, 2 * width, 2 * width, head + width, width, head, tied)
+    return Shape(
+        "model.layers", config["num_hidden_layers"], linears, 2 * width, 2 * width, head + width, width, head, tied, 2 * width, inner
+    )
 
 
 def _falcon(config: dict[str, Any]) -> Shape:
@@ -180,7 +194,7 @@ def _falcon(config: dict[str, Any]) -> Shape:
     norms = width if one_norm else 2 * width
     head = config["vocab_size"] * width
     tied = config.get("tie_word_embeddings", True)
-    return Shape("transformer.h", config["num_hidden_layers"], linears, norms, norms, head + width, width, head, tied)
+    return Shape("transformer.h", config["num_hidden_layers"], linears, norms, norms, head + width, width, head, tied, norms, inner)
 
 
 _BUILDERS: dict[str, Callable[[dict[str, Any]], Shape]] = {
@@ -205,7 +219,7 @@ def shape(config: dict[str, Any]) -> Shape | None:
 # What the adapter adds
 
 
-def _targets(model: Shape, wanted: str | list[str]) -> tuple[Linear, ...] | None:
+def adapted(model: Shape, wanted: str | list[str]) -> tuple[Linear, ...] | None:
     """The weights of one layer that get an adapter, by PEFT's rules; None where the answer differs between layers or lies outside them."""
     if wanted == "all-linear":
         return model.linears
@@ -233,14 +247,14 @@ def has_targets(config: dict[str, Any] | None, wanted: str | list[str]) -> bool:
     if not names or isinstance(wanted, str) or any("embed" in name or name in ("wte", "wpe") for name in wanted):
         return True
     model = shape(config or {})
-    return bool(model and _targets(model, wanted))
+    return bool(model and adapted(model, wanted))
 
 
 def parameters(config: dict[str, Any], adapter: AdapterSettings) -> dict[str, Any] | None:
     """How many numbers learn, of how many, as PEFT counts them: `trainable_parameters`, `all_parameters` (base and adapter),
     `share` (percent) and `explanation` (Say). None for families or targets that cannot be counted from config.json."""
     model = shape(config)
-    targets = _targets(model, adapter.target_modules) if model else None
+    targets = adapted(model, adapter.target_modules) if model else None
     if model is None or targets is None:
         return None
     edges = sum(one.inputs + one.outputs for one in targets)

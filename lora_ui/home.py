@@ -56,6 +56,8 @@ class Home:
     models = property(lambda self: self.root / "models")
     chats = property(lambda self: self.root / "chat")
     presets = property(lambda self: self.root / "presets")
+    preferences = property(lambda self: self.root / "preferences.json")
+    rescued = property(lambda self: self.root / "rescued.json")
     mappings = property(lambda self: self.root / "mappings.json")
     chat_key = property(lambda self: self.root / "chat.key")
     supervisor_lock = property(lambda self: self.root / "supervisor.lock")

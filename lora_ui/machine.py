@@ -40,6 +40,18 @@ class Machine:
     gpus: list[Gpu] = field(default_factory=list)
 
     @property
+    def dtype(self) -> str:
+        """The number format a run calculates in."""
+        if self.device == "cuda":
+            return "bfloat16" if not self.gpus or self.gpus[0].capability >= (8, 0) else "float16"
+        return "bfloat16" if self.device == "cpu" and self.bf16_is_fast else "float32"
+
+    @property
+    def whole_bytes(self) -> int:
+        """Memory that a run can have to itself: the smallest GPU's, since any may be lent to it, else the machine's."""
+        return min((gpu.memory_bytes for gpu in self.gpus), default=self.memory_bytes)
+
+    @property
     def leases(self) -> list[str]:
         """One per device that a job can hold: `gpu:<uuid>`, `mps` or `cpu`."""
         return [f"gpu:{gpu.uuid}" for gpu in self.gpus] or [self.device]
@@ -118,6 +130,35 @@ def _cpu_name() -> str:
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory so far, in this process' group where that is counted, else on the machine;
+    0 where nobody counts."""
+    for path in (*_memory_groups(), Path("/proc/vmstat")):
+        try:
+            words = [line.split() for line in path.read_text().splitlines()]
+        except OSError:
+            continue
+        for name, *count in words:
+            if name == "oom_kill":
+                return int(count[0])
+    return 0
+
+
+def _memory_groups() -> list[Path]:
+    """This process' control group, version 2 or 1."""
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return []
+    root, found = Path("/sys/fs/cgroup"), []
+    for _, controllers, path in lines:
+        if controllers == "memory":
+            found.append(root / "memory" / path.lstrip("/") / "memory.oom_control")
+        elif not controllers:
+            found += [root / path.lstrip("/") / "memory.events", root / "memory.events"]
+    return found
 
 
 def boot_id() -> str:

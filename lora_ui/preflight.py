@@ -7,10 +7,11 @@ once for a base model that it does not know. What it cannot know it says is None
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ui import data, errors, fit, machine, models, presets, settings
+from lora_ui import data, effects, errors, fit, machine, memory, models, presets, settings, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Jobs
@@ -76,43 +77,64 @@ def prepare_params(
     }
 
 
-def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str, Any]:
-    """What these settings would do: rows, steps, tokens, time, parameters, decisions with reasons, findings. Raises LoraUIError
-    when the settings, the data or the base model cannot be read at all."""
+@dataclass(frozen=True)
+class Ground:
+    """What a plan stands on: the rows as far as they are counted, the base model as far as it is known, this machine."""
+
+    chosen: settings.Settings
+    dataset: data.Dataset
+    base: models.BaseModel
+    unreachable: list[errors.LoraUIError]
+    here: machine.Machine
+    asked: dict[str, Any]
+    summary: dict[str, Any] | None
+    rows: memory.Rows
+
+    def places(self, gpu_memory: int | None) -> list[memory.Place]:
+        """Where it would run: what is here, or a GPU of that many bytes."""
+        return [memory.another(gpu_memory)] if gpu_memory else memory.here(self.here)
+
+
+def ground(home: Home, raw: dict[str, Any], token: str | None = None) -> Ground:
+    """Raises LoraUIError when the settings, the data or the base model cannot be read at all."""
     chosen = settings.parse(raw)
     rows = dataset(home, chosen, token)
+    unreachable: list[errors.LoraUIError] = []
     try:
-        base, unreachable = base_model(home, chosen, token), []
+        base = base_model(home, chosen, token)
     except (errors.HubOffline, errors.GatedModel) as e:  # a listed model can be planned for, not started
         listed = models.known(home, chosen.model.base_model, chosen.model.revision)
         if listed is None:
             raise
         base, unreachable = listed, [e]
-    here = machine.look()
     asked = prepare_params(home, chosen, rows, base, token)
     summary = prepared.summary(home, asked)
-    used = usable_rows(home, chosen, rows)
-    train_rows, held_out = _sides(home, chosen, used, summary, token)
-    tokens = summary["train_tokens"] if summary else None
-    known = (summary["median_tokens"], summary["train_tokens"], summary["train_lengths"]) if summary else (None, None, None)
-    decided = presets.decide(chosen, train_rows, held_out, here.device, *known)
-    if used < rows.report["kept"]:
-        decided["data.row_limit"] = presets.used_rows(chosen, used, rows.report["kept"])
+    sides = _sides(home, chosen, usable_rows(home, chosen, rows), token)
+    counted = memory.Rows.of(summary) if summary else memory.Rows(*sides)
+    return Ground(chosen, rows, base, unreachable, machine.look(), asked, summary, counted)
+
+
+def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: int | None = None) -> dict[str, Any]:
+    """What these settings would do: rows, steps, tokens, time, parameters, memory, decisions with reasons, findings. `gpu_memory`:
+    bytes of a GPU that is not here, to ask whether it would fit there. Raises what `ground` raises."""
+    on = ground(home, raw, token)
+    chosen, base, summary, here = on.chosen, on.base, on.summary, on.here
+    decided, needed = memory.settle(base, chosen, on.rows, on.places(None)[0])
+    used = usable_rows(home, chosen, on.dataset)
+    if used < on.dataset.report["kept"]:
+        decided["data.row_limit"] = presets.used_rows(chosen, used, on.dataset.report["kept"])
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
-    rounds, steps = decided["training.num_train_epochs"].value, decided["total_steps"].value
-    if chosen.training.max_steps > 0:
-        rounds = chosen.training.max_steps / decided["steps_per_round"].value
-    time = fit.estimate(base, counts["trainable_parameters"] if counts else None, tokens, rounds, here, _speed_before(home, chosen))
+    time = _time(home, on, chosen, base, decided)
     return {
-        "name": rows.name,
-        "digest": rows.digest,
-        "rows": rows.report["kept"],
-        "dropped": rows.report["dropped"],
-        "train_rows": train_rows,
-        "held_out_rows": held_out,
-        "steps": steps,
-        "epochs": rounds,
-        "tokens": tokens,
+        "name": on.dataset.name,
+        "digest": on.dataset.digest,
+        "rows": on.dataset.report["kept"],
+        "dropped": on.dataset.report["dropped"],
+        "train_rows": on.rows.train,
+        "held_out_rows": on.rows.held_out,
+        "steps": decided["total_steps"].value,
+        "epochs": _rounds(chosen, decided),
+        "tokens": on.rows.tokens,
         "truncated": summary["truncated"] if summary else None,
         "seconds": time["seconds"],
         "basis": time["basis"].as_dict(),
@@ -122,9 +144,72 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str,
         "explanation": counts["explanation"].as_dict() if counts else None,
         "device": here.device,
         "device_name": here.name,
+        "memory": memory_of(home, base, chosen, on.rows, on.places(gpu_memory)),
+        "predicted_bytes": memory.measurable(needed, here.device) if needed else None,
         "decisions": {key: decision.as_dict() for key, decision in decided.items()},
-        "findings": [_finding(problem) for problem in unreachable + problems(home, chosen, rows, base, counts)],
-        "prepare": asked,
+        "idle": {key: reason.as_dict() for key, reason in effects.idle(chosen, base).items()},
+        "in_vain": {key: reason.as_dict() for key, reason in effects.in_vain(chosen, base).items()},
+        "findings": [_finding(problem) for problem in on.unreachable + problems(home, chosen, on.dataset, base, counts)],
+        "prepare": on.asked,
+    }
+
+
+def glances(
+    home: Home,
+    raw: dict[str, Any],
+    others: dict[str, tuple[dict[str, Any], models.BaseModel | None]],
+    token: str | None,
+    gpu_memory: int | None,
+) -> dict[str, dict[str, Any]]:
+    """Seconds and verdict of other settings on the same rows, each with a base model of its own or that of `raw`; both None where
+    nothing is known. Fast enough to follow every edit. Raises what `ground` raises."""
+    on = ground(home, raw, token)
+    said = {}
+    for name, (other, base) in others.items():
+        chosen = settings.parse(other)
+        verdicts = []
+        for place in on.places(gpu_memory):
+            decided, needed = memory.settle(base or on.base, chosen, on.rows.rough(), place)
+            verdicts += [memory.verdict(needed, place)] if needed else []
+        seconds = _time(home, on, chosen, base or on.base, decided)["seconds"]
+        said[name] = {"seconds": seconds, "verdict": min(verdicts, key=memory.VERDICTS.index, default=None)}
+    return said
+
+
+def _rounds(chosen: settings.Settings, decided: dict[str, presets.Decision]) -> float:
+    """How often every row is seen: as decided, or until the step limit."""
+    if chosen.training.max_steps > 0:
+        return float(chosen.training.max_steps / decided["steps_per_round"].value)
+    return float(decided["training.num_train_epochs"].value)
+
+
+def _time(
+    home: Home, on: Ground, chosen: settings.Settings, base: models.BaseModel, decided: dict[str, presets.Decision]
+) -> dict[str, Any]:
+    counts = fit.parameters(base.config, chosen.adapter) if base.config else None
+    limit = chosen.training.max_length
+    tokens = sum(min(length, limit) for length in on.rows.lengths) if on.rows.lengths else on.rows.tokens
+    trainable = counts["trainable_parameters"] if counts else None
+    return fit.estimate(base, trainable, tokens, _rounds(chosen, decided), on.here, _speed_before(home, chosen))
+
+
+def memory_of(
+    home: Home, base: models.BaseModel, chosen: settings.Settings, rows: memory.Rows, places: list[memory.Place]
+) -> dict[str, Any] | None:
+    """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, places` (each with its own verdict)
+    and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is not known."""
+    settled = [(memory.settle(base, chosen, rows, place)[1], place) for place in places]
+    judged = [(memory.verdict(needed, place), needed, place) for needed, place in settled if needed]
+    if not judged:
+        return None
+    verdict, needed, best = min(judged, key=lambda one: memory.VERDICTS.index(one[0]))
+    return {
+        "verdict": verdict,
+        "predicted_bytes": sum(needed.values()),
+        "available_bytes": best.whole,
+        "items": needed,
+        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": said} for said, _, place in judged],
+        "ways": [way.as_dict() for way in ways.ways(base, chosen, rows, best, models.catalogue(home))] if verdict == "no" else [],
     }
 
 
@@ -139,10 +224,8 @@ def _speed_before(home: Home, chosen: settings.Settings) -> float | None:
     return next((job.result["tokens_per_second"] for job in same if job.result and job.result["tokens_per_second"]), None)
 
 
-def _sides(home: Home, chosen: settings.Settings, used: int, summary: dict[str, Any] | None, token: str | None) -> tuple[int, int]:
-    """(rows to learn from, rows to test on): as counted, or as they will be as far as that is known before."""
-    if summary:
-        return summary["train_rows"], summary["held_out_rows"]
+def _sides(home: Home, chosen: settings.Settings, used: int, token: str | None) -> tuple[int, int]:
+    """(rows to learn from, rows to test on) as they will be, as far as that is known before they are counted."""
     apart = held_out_dataset(home, chosen, token)
     aside = presets.held_out(chosen, used).value
     return used - aside, apart.report["kept"] if apart else aside

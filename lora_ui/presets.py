@@ -301,12 +301,25 @@ def _batch(chosen: Settings, rows: int, pieces: int, rounds: float, device: str,
     parts = step // at_once
     in_words = Say("{step} packed sequences a step, of about {rows:.0f} rows each", step=step, rows=in_piece)
     if pieces == rows:
-        in_words = Say("{at_once} rows at once, {parts} times, make the {step} of a step", at_once=at_once, parts=parts, step=step)
+        in_words = _parts(at_once, parts)
     return {
         "training.global_batch_size": wanted,
         "training.per_device_train_batch_size": Decision(at_once, reason),
         "training.gradient_accumulation_steps": Decision(parts, in_words),
     }
+
+
+def _parts(at_once: int, parts: int) -> Say:
+    step = at_once * parts
+    return Say("{at_once} rows at once, {parts} times, make the {step} of a step", at_once=at_once, parts=parts, step=step)
+
+
+def split_again(decided: dict[str, Decision], at_once: int, reason: Say) -> dict[str, Decision]:
+    """The same decisions with `at_once` in memory together, a divisor of the step: what a step holds, and so all else, stays."""
+    batch, parts = "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+    times = decided[batch].value * decided[parts].value // at_once
+    said = decided[parts].reason if decided["training.packing"].value else _parts(at_once, times)
+    return {**decided, batch: Decision(at_once, reason), parts: Decision(times, said)}
 
 
 def _most_at_once(max_length: int, device: str, median: int | None, packed: bool) -> int:

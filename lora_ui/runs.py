@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, errors, fit, hub, machine, metrics, models, preflight, settings, supervisor
+from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, Job, Jobs
@@ -68,25 +67,37 @@ def prepared(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[
 
 def check(home: Home, source: str, mapping: dict[str, str] | None, token: str | None = None) -> dict[str, Any]:
     """The report on data alone; tokens are null. Raises what `data.load` raises."""
-    report = data.load(home, source, mapping, token).report
-    return {**report, "truncated": None, "tokens": None}
+    return counted(data.load(home, source, mapping, token).report, None)
+
+
+def counted(report: dict[str, Any], summary: dict[str, Any] | None) -> dict[str, Any]:
+    """The report on data with what `prepared` says about it for one base model, where that is known."""
+    if summary is None:
+        return {**report, "truncated": None, "tokens": None}
+    findings = [*report["findings"], *summary["findings"]]
+    return {**report, "truncated": summary["truncated"], "tokens": summary["tokens"], "findings": findings}
 
 
 def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, token: str | None = None) -> dict[str, Any]:
-    """Parameter counts from config.json alone; the memory verdict is null until it can be computed."""
+    """Parameters, memory and speed from config.json alone, for a usual number of rows of the longest kind; unknown is None."""
     chosen = settings.parse(raw)
     base = models.known(home, chosen.model.base_model, chosen.model.revision)
     if base is None or base.config is None:
         base = models.find(home, chosen.model.base_model, chosen.model.revision, token)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     here = machine.look()
+    places = [memory.another(gpu_memory)] if gpu_memory else memory.here(here)
+    found = preflight.memory_of(home, base, chosen, memory.Rows(1000, 100), places) or {}
+    flops = fit.step_flops(base, counts["trainable_parameters"] if counts else None)
+    on_cpu = places[0].device == "cpu" and flops
     return {
-        "verdict": None,
-        "predicted_bytes": None,
-        "available_bytes": gpu_memory or (here.gpus[0].free_bytes if here.gpus else here.free_bytes),
-        "items": {},
-        "advice": [],
-        "tokens_per_second": None,
+        "verdict": found.get("verdict"),
+        "predicted_bytes": found.get("predicted_bytes"),
+        "available_bytes": places[0].whole,
+        "items": found.get("items", {}),
+        "places": found.get("places", []),
+        "advice": found.get("ways", []),
+        "tokens_per_second": fit.cpu_flops() * fit.CPU_EFFICIENCY / flops if on_cpu and flops else None,
         "trainable_parameters": counts["trainable_parameters"] if counts else None,
         "all_parameters": counts["all_parameters"] if counts else base.parameters,
         "share": counts["share"] if counts else None,
@@ -109,30 +120,29 @@ def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tupl
 
 def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
     """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
+    return _submit(home, "train", asked(home, raw, name, preset, token), key, name=name, token=token)
+
+
+def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = None, token: str | None = None) -> dict[str, Any]:
+    """What the worker of a run is told. Raises the first problem that stands in the way."""
     chosen, rows, base = startable(home, raw, token)
     coming = preflight.plan(home, raw, token)
-    return _submit(
-        home,
-        "train",
-        {
-            "settings": chosen.model_dump(),
-            "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
-            "prepare": coming["prepare"],
-            "licence": base.licence,
-            "base_kind": base.kind,
-            "preset": preset,
-            "data": {
-                "name": rows.name,
-                "rows": coming["rows"],
-                "train_rows": coming["train_rows"],
-                "held_out_rows": coming["held_out_rows"],
-            },
-            "estimate_seconds": coming["seconds"],
+    return {
+        "settings": chosen.model_dump(),
+        "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
+        "prepare": coming["prepare"],
+        "licence": base.licence,
+        "base_kind": base.kind,
+        "preset": preset,
+        "data": {
+            "name": rows.name,
+            "rows": coming["rows"],
+            "train_rows": coming["train_rows"],
+            "held_out_rows": coming["held_out_rows"],
         },
-        key,
-        name=name,
-        token=token,
-    )
+        "estimate_seconds": coming["seconds"],
+        "predicted_bytes": coming["predicted_bytes"],
+    }
 
 
 # looking
@@ -164,6 +174,8 @@ def _standing(home: Home, row: Job) -> dict[str, Any]:
         "since": beat.get("since"),
         "seconds": (row.ended or time.time()) - row.started if row.started else None,
         "stop_asked": row.stop_asked is not None,
+        "stalled": row.stalled,
+        "interruptions": row.interruptions,
         "error": row.error,
         "result": row.result,
     }
@@ -329,11 +341,11 @@ def push(home: Home, run_id: str, repo: str, key: str | None, merged: bool = Fal
     return _submit(home, "push", {"run_id": run_id, "repo": repo, "merged": merged, "public": public}, key, run_id, token=token)
 
 
-def adapter_zip(home: Home, run_id: str) -> Path:
-    """`<run>.zip` of the plain adapter folder, made anew in a fresh temporary folder. Raises NothingTrained."""
+def adapter_zip(home: Home, run_id: str, into: Path) -> Path:
+    """`<run>.zip` of the plain adapter folder, in the folder `into`. Raises NothingTrained."""
     _trained(home, run_id)
     folder = home.run(run_id) / "adapter"
-    target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{run_id}.zip"
+    target = into / f"{run_id}.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, path.relative_to(folder))

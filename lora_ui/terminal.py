@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from lora_ui import errors, runs
+from lora_ui import errors, memory, runs
 from lora_ui.data import html
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
@@ -112,6 +112,14 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         print(result.get("path") or result.get("url"))
 
 
+def print_interruptions(run: dict[str, Any]) -> None:
+    for end in run["interruptions"]:
+        then = f"went on by itself at {time.strftime('%Y-%m-%d %H:%M', time.localtime(end['again']))}" if end["again"] else "waited for you"
+        print(f"{'interrupted':18} at step {end['reached']} ({end['kind']}); it {then}")
+    if run["stalled"]:
+        print(f"{'stalled':18} no sign of life for {time.time() - run['stalled']:.0f} s; stack.txt in its folder says where it hangs")
+
+
 def print_report(report: dict[str, Any]) -> None:
     print(f"{report['name']}: {report['rows']} rows · {report['why']['text']}")
     print(f"{report['kept']} ready, {report['dropped']} left out")
@@ -122,15 +130,41 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{report['tokens']['total']:,} tokens, {report['tokens']['trained']:,} of them learned; {report['truncated']} rows are cut")
 
 
+VERDICTS = {"fits": "fits", "tight": "tight: close other programs first", "no": "does not fit"}
+
+
+def print_fit(report: dict[str, Any]) -> None:
+    if report["trainable_parameters"] is None:
+        return print("This model's shape is not known here, so nothing can be said before it is loaded.")
+    print(f"{report['trainable_parameters']:,} trainable of {report['all_parameters']:,} ({report['share']:.4f} %)")
+    print(report["explanation"])
+    print(f"{memory.gigabytes(report['predicted_bytes'])} needed:")
+    for name, size in report["items"].items():
+        print(f"  {name:12} {memory.gigabytes(size):>10}")
+    for place in report["places"]:
+        print(f"{place['name'] or 'A GPU'} with {memory.gigabytes(place['available_bytes'])}: {VERDICTS[place['verdict']]}")
+    for way in report["advice"]:
+        values = [(group, name, value) for group, fields in way["change"].items() for name, value in fields.items() if value is not None]
+        sets = " ".join(
+            f"--base-model {value}" if name == "base_model" else f"--set {group}.{name}={str(value).lower()}"
+            for group, name, value in values
+        )
+        print(f"  {way['said']['text']}: -{memory.gigabytes(way['saves'])}, then {VERDICTS[way['verdict']]}  ({sets})")
+    if report["verdict"] == "no" and not report["advice"]:
+        print("No change of settings is enough: choose a smaller base model.")
+
+
+def warnings(plan: dict[str, Any]) -> list[str]:
+    """What a plan lets pass but a person should know before the start."""
+    said = [f"{key} has no effect: {reason['text']}" for key, reason in plan["in_vain"].items()]
+    if plan["memory"] and plan["memory"]["verdict"] != "fits":
+        needed, there = (memory.gigabytes(plan["memory"][name]) for name in ("predicted_bytes", "available_bytes"))
+        said.append(f"About {needed} of {there} are needed: {VERDICTS[plan['memory']['verdict']]}. `fit` says what to change.")
+    return said
+
+
 def count_bytes(text: str) -> int:
     """`24GiB` as a number. Raises BadParameter."""
-    units = {"gib": 1024**3, "gb": 10**9, "mib": 1024**2, "mb": 10**6}
-    for unit, size in units.items():
-        if text.lower().endswith(unit):
-            try:
-                count = float(text[: -len(unit)])
-            except ValueError:
-                break
-            if 0 < count < 1e6:
-                return int(count * size)
-    raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")
+    if (size := memory.read_size(text)) is None:
+        raise typer.BadParameter(f"{text!r} is no size; write it as 24GiB")
+    return size

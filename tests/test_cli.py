@@ -135,7 +135,7 @@ def test_the_shape_of_gpt2_gives_the_published_count(run):
     )
     said = json.loads(out)
     assert code == 0 and (said["trainable_parameters"], said["all_parameters"]) == (294_912, 124_734_720)
-    assert round(said["share"], 4) == 0.2364 and said["verdict"] is None and "r·(in + out)" in said["explanation"]
+    assert round(said["share"], 4) == 0.2364 and said["verdict"] in ("fits", "tight") and "r·(in + out)" in said["explanation"]
 
 
 def test_runs_that_are_not_there(run):

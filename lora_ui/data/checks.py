@@ -21,7 +21,7 @@ from lora_ui.data import store
 from lora_ui.data.duplicates import Duplicates
 from lora_ui.data.private import has_email, has_phone, has_secret
 from lora_ui.data.report import finding
-from lora_ui.data.store import GROUP, Dataset
+from lora_ui.data.store import GROUP, Dataset, Told, quiet
 from lora_ui.data.writing import has_html, is_mojibake, script
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -36,23 +36,25 @@ _MOST = 0.9
 _LOOK = Say("Look at these rows; leave them out if they do not belong.")
 
 
-def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None) -> Dataset:
+def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None, told: Told = quiet) -> Dataset:
     """`store.load` with the findings of these checks in its report. Raises as it does."""
-    dataset = store.load(home, source, mapping, token)
-    own = check(home, dataset.digest)
+    dataset = store.load(home, source, mapping, token, told)
+    own = check(home, dataset.digest, told)
     findings = [f for f in dataset.report["findings"] if f["code"] != "duplicate"] + own
     report = {**dataset.report, "findings": findings}
     write_json(home.dataset(dataset.digest) / "report.json", report)
     return Dataset(dataset.digest, dataset.name, report)
 
 
-def check(home: Home, digest: str) -> list[dict[str, Any]]:
+def check(home: Home, digest: str, told: Told = quiet) -> list[dict[str, Any]]:
     """The findings about these rows, made once. Raises DataNotFound."""
     folder = home.dataset(digest)
     found = read_json(folder / "checks.json")
     if found is None or found["form"] != _FORM:
-        seen = _Seen()
-        for row in _rows(home, digest):
+        seen, total = _Seen(), store.open(home, digest).report["kept"]
+        for done, row in enumerate(_rows(home, digest)):
+            if done % GROUP == 0:
+                told("checking", done, total)
             seen.add(row)
         flags = seen.flags()
         pyarrow.parquet.write_table(pyarrow.table(flags), folder / "checks.parquet")
@@ -192,24 +194,25 @@ def _text(row: dict[str, Any]) -> str:
 def _message(code: str, kind: str, **values: Any) -> Say:
     match kind:
         case "repeats":
-            return Say("{count} rows repeat an earlier row word for word. They are kept.", **values)
+            return Say("{count} [row repeats|rows repeat] an earlier row word for word. Nothing is left out.", **values)
         case "alike":
-            return Say("{count} rows are nearly the same as an earlier row.", **values)
+            return Say("{count} [row is|rows are] nearly the same as an earlier row.", **values)
         case "conflict":
-            return Say("{count} rows have the same prompt as another row and a different answer.", **values)
+            return Say("{count} [row has|rows have] the same prompt as another row and a different answer.", **values)
         case "mojibake":
-            return Say("{count} rows hold letters that were read with the wrong encoding, such as Ã© for é.", **values)
+            return Say("{count} [row holds|rows hold] letters that were read with the wrong encoding, such as Ã© for é.", **values)
         case "html":
-            return Say("{count} rows hold left-overs of web pages, such as <br> or &amp;.", **values)
+            return Say("{count} [row holds|rows hold] left-overs of web pages, such as <br> or &amp;.", **values)
         case "language":
             return Say(
-                "{count} answers are in another script ({others}) than nearly all others ({main}). Languages of one script are not told apart.",
+                "{count} [answer is|answers are] in another script ({others}) than nearly all others ({main}). Languages of one script are not told apart.",
                 **values,
             )
         case "secret":
-            return Say("{count} rows seem to hold a password or a secret key.", **values)
+            return Say("{count} [row seems|rows seem] to hold a password or a secret key.", **values)
         case "personal":
-            return Say("{count} rows hold e-mail addresses ({email} rows) or phone numbers ({phone} rows).", **values)
+            return Say("{count} [row holds|rows hold] e-mail addresses ({email}) or phone numbers ({phone}).", **values)
     return Say(
-        "{count} rows are very much longer than the others: up to {longest} characters, where the middle row has {middle}.", **values
+        "{count} [row is|rows are] very much longer than the others: up to {longest} characters, where the middle row has {middle}.",
+        **values,
     )

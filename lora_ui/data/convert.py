@@ -28,11 +28,11 @@ _FIELD = re.compile(r"\{\{|\}\}|\\n|\{([^{}]+)\}")
 
 
 class LeftOut(Exception):
-    """This row cannot be learned from; `code` is null_field, empty_answer, broken_row or role_order."""
+    """This row cannot be learned from; `reason` is a key of `report.LEFT_OUT`."""
 
-    def __init__(self, code: str):
-        super().__init__(code)
-        self.code = code
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
 
 
 def convert(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
@@ -197,10 +197,11 @@ def _check(turns: list[dict[str, Any]]) -> None:
     assistant; no empty answer."""
     before = ""
     for turn in turns[1:] if turns[0]["role"] == "system" else turns:
-        if before not in _AFTER.get(turn["role"], ()):
-            raise LeftOut("role_order")
-        before = turn["role"]
+        role = turn["role"]
+        if before not in _AFTER.get(role, ()):
+            raise LeftOut("system_inside" if role == "system" else "role_order" if role in _AFTER else "role_unknown")
+        before = role
     if before != "assistant":
-        raise LeftOut("role_order")
+        raise LeftOut("last_turn")
     if any(turn["role"] == "assistant" and not turn["content"].strip() and "tool_calls" not in turn for turn in turns):
         raise LeftOut("empty_answer")

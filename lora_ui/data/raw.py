@@ -32,13 +32,15 @@ QUOTED = 5
 @dataclass
 class Raw:
     """Rows as they stand in the files, as far as they were read. `broken` are rows that do not fit the table (number, why);
-    `encodings` had to be guessed; `unread` are the sheets of workbooks that were passed over; `files` says at which number each begins."""
+    `encodings` had to be guessed; `unread` are the sheets of workbooks that were passed over, `renamed` columns whose name a header has twice (new name -> name);
+    `files` says at which number each begins."""
 
     rows: list[tuple[int, Row]] = field(default_factory=list)
     broken: list[tuple[int, Say]] = field(default_factory=list)
     encodings: dict[str, str] = field(default_factory=dict)
     files: list[dict[str, Any]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    renamed: dict[str, str] = field(default_factory=dict)
     plain_text: bool = False
     seen: dict[str, None] = field(default_factory=dict)
 

@@ -110,7 +110,7 @@ def _reader(name: str, path: Path, raw: Raw) -> Rows:
     except OSError as e:
         raise errors.UnreadableFile(name=name, detail=e.strerror or str(e)) from None
     if suffix in (".csv", ".tsv"):
-        return tables.separated(source)
+        return tables.separated(source, raw)
     return prose.rows(source) if suffix in _PROSE else json_rows.rows(source)
 
 

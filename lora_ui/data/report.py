@@ -6,14 +6,16 @@ from typing import Any
 
 from lora_ui.errors import Say
 
-SEVERITY = {
-    "empty_answer": "drop",
-    "null_field": "drop",
-    "broken_row": "drop",
-    "role_order": "drop",
-    "duplicate": "warn",
-    "encoding": "warn",
+LEFT_OUT = {
+    "broken_row": "broken_row",
+    "null_field": "null_field",
+    "empty_answer": "empty_answer",
+    "role_unknown": "role_order",
+    "system_inside": "role_order",
+    "last_turn": "role_order",
+    "role_order": "role_order",
 }
+"""Why a row cannot be learned from, and the code of the finding that says so."""
 
 
 def finding(
@@ -26,32 +28,43 @@ def finding(
     return {"code": code, "severity": severity, "count": count, "rows": rows[:5], **said}
 
 
-def _says(code: str, count: int) -> tuple[Say, Say]:
-    if code == "empty_answer":
-        return Say("{count} rows have an empty answer and are left out.", count=count), Say("Write the answers, or leave these rows out.")
-    if code == "null_field":
-        return Say("{count} rows lack a question or an answer and are left out.", count=count), Say(
-            "Fill the gaps, or leave these rows out."
-        )
-    if code == "role_order":
-        message = Say(
-            "{count} conversations do not alternate between user and assistant, ending with the assistant, and are left out.", count=count
-        )
-        return message, Say(
-            "Look for a role that is not known, a system turn in the middle, or a last turn that is not the assistant's; put them in order."
-        )
-    if code == "broken_row":
-        return Say("{count} rows do not fit the columns or hold something other than text, and are left out.", count=count), Say(
-            "Mend these rows, or leave them out."
-        )
-    return Say("{count} rows repeat an earlier row word for word. They are kept.", count=count), Say(
-        "Remove them unless the repetition is meant."
+def _says(reason: str, count: int) -> tuple[Say, Say]:
+    match reason:
+        case "empty_answer":
+            message = Say("{count} [row has|rows have] an empty answer and [is|are] left out.", count=count)
+            return message, Say("Write the answers, or leave these rows out.")
+        case "null_field":
+            message = Say("{count} [row lacks|rows lack] a question or an answer and [is|are] left out.", count=count)
+            return message, Say("Fill the gaps, or leave these rows out.")
+        case "role_unknown":
+            message = Say("{count} [conversation has|conversations have] a role that is not known and [is|are] left out.", count=count)
+            return message, Say("Known are system, user, assistant and tool, and their common other names.")
+        case "system_inside":
+            message = Say("{count} [conversation has|conversations have] a system turn in the middle and [is|are] left out.", count=count)
+            return message, Say("Put the system turn first, or make it part of a question.")
+        case "last_turn":
+            message = Say("{count} [conversation does|conversations do] not end with the assistant and [is|are] left out.", count=count)
+            return message, Say("Write the answer that is missing, or take the last turn away.")
+        case "role_order":
+            message = Say(
+                "{count} [conversation does|conversations do] not alternate between user and assistant and [is|are] left out.", count=count
+            )
+            return message, Say("Begin with the user, and put questions and answers in turns.")
+    message = Say(
+        "{count} [row does not fit the columns or holds|rows do not fit the columns or hold] something other than text, and [is|are] left out.",
+        count=count,
     )
+    return message, Say("Mend these rows, or leave them out.")
 
 
-def rows_finding(code: str, rows: list[int]) -> dict[str, Any]:
-    """The finding about these row numbers, for a code that concerns single rows."""
-    return finding(code, SEVERITY[code], rows, *_says(code, len(rows)))
+def left_out_finding(reason: str, rows: list[int]) -> dict[str, Any]:
+    """The finding about rows that cannot be learned from, for a key of LEFT_OUT."""
+    return finding(LEFT_OUT[reason], "drop", rows, *_says(reason, len(rows)))
+
+
+def repeated_finding(rows: list[int]) -> dict[str, Any]:
+    message = Say("{count} [row repeats|rows repeat] an earlier row word for word. Nothing is left out.", count=len(rows))
+    return finding("duplicate", "warn", rows, message, Say("Remove them unless the repetition is meant."))
 
 
 def encoding_finding(name: str, encoding: str) -> dict[str, Any]:

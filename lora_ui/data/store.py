@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,7 +21,7 @@ from lora_ui.data import mappings, read
 from lora_ui.data.archives import unpacked
 from lora_ui.data.convert import LeftOut, convert
 from lora_ui.data.recognise import Recognised, guess, recognise
-from lora_ui.data.report import encoding_finding, finding, rows_finding
+from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding, repeated_finding
 from lora_ui.data.sources import EXAMPLE, locate
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -33,7 +33,6 @@ GROUP = 1000
 GROUP_CHARACTERS = 2**25
 _SCHEMA = pyarrow.schema([(name, pyarrow.int64() if name == "row" else pyarrow.string()) for name in ("row", "messages", "tools", "text")])
 """Messages and tools are JSON: their keys differ from row to row, and an order of arguments is kept."""
-_DROPS = ("broken_row", "null_field", "empty_answer", "role_order")
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,15 @@ class Dataset:
     report: dict[str, Any]
 
 
-def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None) -> Dataset:
+Told = Callable[[str, int, int | None], None]
+"""How far it is: (`reading` or `checking`, rows so far, of how many where that is known). What it raises ends the reading."""
+
+
+def quiet(phase: str, done: int, total: int | None) -> None:
+    """Tells nobody."""
+
+
+def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None, told: Told = quiet) -> Dataset:
     """Read, recognise, check and keep, a row at a time. The same rows give the same digest.
 
     `source` is a path, `upload:<id>`, `example` or a Hub id, or several on lines of their own. `mapping` is role -> column or a template
@@ -59,7 +66,7 @@ def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, 
     with unpacked(home, packed) as files, _staging(home) as staging:
         known, seen = _recognised(home, name, files, mapping or None)
         raw = read.Raw()
-        count = _write(files, raw, known, staging)
+        count = _write(files, raw, known, staging, told)
         total = count.kept + sum(map(len, count.left_out.values()))
         if not count.kept:
             reasons = ", ".join(f"{len(numbers)} × {code}" for code, numbers in count.left_out.items() if numbers)
@@ -152,7 +159,7 @@ class _Count:
         self.seen.add(alone[:8])
 
 
-def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path) -> _Count:
+def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path, told: Told) -> _Count:
     """All rows that can be learned from into `path`, a group at a time."""
     count, waiting, characters = _Count(), [], 0
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as out:
@@ -162,7 +169,7 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
                 kept = (_json(made.get("messages")), _json(made.get("tools")), made.get("text"))
                 count.add(number, "\0".join(part or "" for part in kept).encode())
             except LeftOut as e:
-                count.left_out[e.code].append(number)
+                count.left_out[e.reason].append(number)
                 continue
             except UnicodeEncodeError:  # half a character, in JSON that stood in a cell
                 count.left_out["broken_row"].append(number)
@@ -170,6 +177,7 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
             waiting.append((number, *kept))
             characters += sum(len(part) for part in kept if part)
             if len(waiting) >= GROUP or characters > GROUP_CHARACTERS:
+                told("reading", count.kept, None)
                 _flush(out, waiting)
                 waiting, characters = [], 0
         _flush(out, waiting)
@@ -188,9 +196,13 @@ def _flush(out: pyarrow.parquet.ParquetWriter, waiting: list[tuple[Any, ...]]) -
 
 
 def _findings(raw: read.Raw, count: _Count) -> list[dict[str, Any]]:
-    findings = [rows_finding(code, count.left_out[code]) for code in _DROPS if count.left_out[code]]
-    findings += [rows_finding("duplicate", count.repeated)] if count.repeated else []
+    findings = [left_out_finding(reason, count.left_out[reason]) for reason in LEFT_OUT if count.left_out[reason]]
+    findings += [repeated_finding(count.repeated)] if count.repeated else []
     findings += [encoding_finding(file, encoding) for file, encoding in raw.encodings.items()]
+    if raw.renamed:
+        names = ", ".join(f"{was} → {now}" for now, was in list(raw.renamed.items())[:20])
+        message = Say("The header names a column more than once; the later ones are read as: {names}.", names=names)
+        findings.append(finding("header", "warn", [], message, Say("Give each column a name of its own."), count=len(raw.renamed)))
     if raw.unread:
         message = Say("Only sheets with the same columns as the first are read; left out: {sheets}.", sheets=", ".join(raw.unread[:20]))
         fix = Say("Save the other sheets as files of their own if they hold examples.")

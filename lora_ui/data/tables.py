@@ -48,7 +48,7 @@ class _Lines:
         return self.last.removeprefix("\ufeff") if self.number == 1 else self.last
 
 
-def separated(source: Source) -> Rows:
+def separated(source: Source, raw: Raw) -> Rows:
     """A table with a header row. A row with more cells than the header cannot be told apart. Raises EmptyData, BrokenRows,
     RowTooLong, TooManyColumns."""
     csv.field_size_limit(2 * ROW_LIMIT)
@@ -62,7 +62,7 @@ def separated(source: Source) -> Rows:
         quoted = ""
         try:
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
-            header = _header(source.name, next((row for row in reader if any(cell.strip() for cell in row)), []))
+            header = _header(source.name, next((row for row in reader if any(cell.strip() for cell in row)), []), raw)
             started = lines.number
             for cells in reader:
                 lines.taken, started, quoted = 0, lines.number, lines.last
@@ -78,8 +78,8 @@ def separated(source: Source) -> Rows:
     return number
 
 
-def _header(name: str, cells: list[Any]) -> list[str]:
-    """The columns' names; one that stands there twice is told apart by a number."""
+def _header(name: str, cells: list[Any], raw: Raw) -> list[str]:
+    """The columns' names; one that stands there twice is told apart by a number, which `raw.renamed` says."""
     if len(cells) > COLUMN_LIMIT:
         raise errors.TooManyColumns(name=name, limit=f"{COLUMN_LIMIT:,}")
     header: list[str] = []
@@ -89,6 +89,7 @@ def _header(name: str, cells: list[Any]) -> list[str]:
         if column in header and column:
             column = next(c for n in range(2, COLUMN_LIMIT + 2) if (c := f"{column}_{n}") not in taken)
             taken.add(column)
+            raw.renamed[column] = str(cell).strip()
         header.append(column)
     return header
 
@@ -142,7 +143,7 @@ def workbook(name: str, path: Path, raw: Raw) -> Rows:
         try:
             for sheet in book.worksheets:
                 cells = _cells(sheet)
-                found = _header(name, next(cells, []))
+                found = _header(name, next(cells, []), raw)
                 if header is not None and found != header:
                     raw.unread += [sheet.title] if found else []
                     continue

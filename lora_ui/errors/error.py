@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
+
+_ONE_OR_MORE = re.compile(r"\[([^\[\]|]*)\|([^\[\]|]*)\]")
+
+
+def fill(template: str, values: dict[str, Any]) -> str:
+    """The template with its values. `[row has|rows have]` in it is the first for a `count` (or `n`) of one, else the second."""
+    one = values.get("count", values.get("n")) in (1, "1")
+    return _ONE_OR_MORE.sub(r"\1" if one else r"\2", template).format(**values)
 
 
 class Say(str):
@@ -12,7 +21,7 @@ class Say(str):
     values: dict[str, Any]
 
     def __new__(cls, template: str, **values: Any) -> Say:
-        self = super().__new__(cls, template.format(**values))
+        self = super().__new__(cls, fill(template, values))
         self.template, self.values = template, values
         return self
 
@@ -41,3 +50,13 @@ class LoraUIError(Exception):
         """`{kind, message, cause, fix, values}`: what `outcome.json`, `--json` and the page carry."""
         values = {name: value.as_dict() if isinstance(value, Say) else value for name, value in self.values.items()}
         return {"kind": self.kind, "message": self.message, "cause": self.cause, "fix": self.fix, "values": values}
+
+
+def again(said: dict[str, Any]) -> LoraUIError:
+    """The failure that another process wrote with `as_dict`: same class, same words."""
+    kinds = {kind.__name__: kind for kind in LoraUIError.__subclasses__()}
+    kind = kinds.get(said["kind"], LoraUIError)
+    error = kind.__new__(kind)  # its words are filled already
+    error.message, error.cause, error.fix, error.values = said["message"], said["cause"], said["fix"], said["values"]
+    Exception.__init__(error, " ".join(part for part in (error.message, error.cause, error.fix) if part))
+    return error

@@ -58,6 +58,12 @@ class UnreadableEncoding(LoraUIError):
     fix = "Save it as UTF-8 and choose it again."
 
 
+class NoSuchRow(LoraUIError):
+    message = "Row {row} is not among the rows that can be learned."
+    cause = "It was left out, or the file has fewer rows."
+    fix = "Take another number; the findings above say which rows were left out."
+
+
 class BrokenRows(LoraUIError):
     """Lines that are not valid JSON (or rows that do not parse): `lines` names up to five, `problems` quotes them."""
 

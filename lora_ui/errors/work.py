@@ -53,6 +53,54 @@ class WorkerDied(LoraUIError):
     fix = "What was saved is kept. Look at the log, then resume."
 
 
+class KilledForMemory(LoraUIError):
+    message = "The system ended this at step {step}, because memory ran out."
+    cause = "The kernel kills the largest process when memory is full, and counted one more."
+    fix = "Close other programs, or start again with 4-bit, shorter rows (max_length) or fewer rows at once."
+
+
+class KilledFromOutside(LoraUIError):
+    message = "The process doing this work was ended from outside at step {step} ({signal})."
+    cause = "A person, a program or the system sent it that signal. {detail}"
+    fix = "What was saved is kept. Resume goes on from the last save point."
+
+
+class MachineRestarted(LoraUIError):
+    message = "The computer restarted at step {step}."
+    cause = "It was switched off, lost power or was restarted while this ran."
+    fix = "What was saved is kept. Resume goes on from the last save point."
+
+
+class WorkerLost(LoraUIError):
+    message = "The process doing this work is gone since step {step}."
+    cause = "It ended while nothing watched it. {detail}"
+    fix = "What was saved is kept. Resume goes on from the last save point."
+
+
+class EndedByForce(LoraUIError):
+    message = "It did not stop when asked, so it was ended at step {step}."
+    cause = "The process did not answer in time."
+    fix = "What its last save point holds is kept; resume goes on from there."
+
+
+class DatabaseDamaged(LoraUIError):
+    message = "The list of runs in {path} is damaged."
+    cause = "The file is not what was written: {detail}"
+    fix = "Run `python -m lora_ui doctor`: it sets the file aside and finds the runs again from their folders, which are untouched."
+
+
+class DatabaseTooNew(LoraUIError):
+    message = "The list of runs in {path} was written by a newer LoRA UI."
+    cause = "Its version is {theirs}; this program knows {ours}."
+    fix = "Start the newer LoRA UI, or choose another home folder with --home. Nothing was changed."
+
+
+class DatabaseUnusable(LoraUIError):
+    message = "The list of runs in {path} cannot be used now."
+    cause = "The system says: {detail}"
+    fix = "See whether the disk is full or read-only; `python -m lora_ui doctor` looks for you."
+
+
 class OutOfMemory(LoraUIError):
     message = "Out of memory on {device} at step {step}."
     cause = "{detail}"
@@ -110,9 +158,15 @@ class OutputNotEmpty(LoraUIError):
 
 
 class ChatUnavailable(LoraUIError):
-    message = "The chat could not be started."
+    message = "The chat does not answer."
     cause = "{detail}"
-    fix = "Look at what else is running, then try again."
+    fix = "Ask again: the model is loaded once more if it has to be."
+
+
+class ChatUnloaded(LoraUIError):
+    message = "The chat's model was unloaded."
+    cause = "A run needed this machine, or nobody had written for a while."
+    fix = "Ask again: it is loaded once more, or waits its turn."
 
 
 class UnreadableAuthFile(LoraUIError):

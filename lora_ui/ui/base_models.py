@@ -1,4 +1,4 @@
-"""Base models in words: the choices of the dropdown, and the line about the chosen one."""
+"""Base models in words: the label of one in a list, and the line about the chosen one."""
 
 from __future__ import annotations
 
@@ -10,19 +10,16 @@ from lora_ui.ui.shell import esc, number, panel, size
 from lora_ui.ui.words import Words
 
 
-def choices(t: Words, home: Home, found: list[models.BaseModel] | None = None) -> list[tuple[str, str]]:
-    """What is on this machine first, then by size."""
-    listed = models.catalogue(home) if found is None else found
-    return [(_label(t, model), model.name) for model in sorted(listed, key=lambda m: (not m.local, m.kind != "starter"))]
-
-
-def _label(t: Words, model: models.BaseModel) -> str:
+def label(t: Words, model: models.BaseModel, verdict: str | None) -> str:
+    """Name, size, licence, where it is and whether it fits."""
     parts = [
         model.title,
         _count(model.parameters),
+        t("fit.badge." + verdict) if verdict else None,
+        size(2 * model.parameters) if model.parameters and not model.local else None,
         model.licence,
-        t("train.here") if model.local else None,
         t("train.gated") if model.gated else None,
+        t("train.here") if model.local else None,
     ]
     return " · ".join(part for part in parts if part)
 

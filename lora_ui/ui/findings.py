@@ -20,7 +20,7 @@ from lora_ui.ui.words import Words
 
 CODES = (*checks.FLAGS, "special_token", "too_long", "leak")
 """What `data.leave_out` takes."""
-GRAVE = tuple(f"grave-{at}" for at in range(6))
+GRAVE = tuple(f"grave-{at}" for at in range(8))
 OTHER = tuple(f"other-{at}" for at in range(8))
 
 
@@ -58,8 +58,8 @@ class Board:
 
 def listed(home: Home, here: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The findings of the report and of the prepared summary by their place on the board. In `here`, `leave_out` are the chosen codes
-    and `findings` what this gave before. Each finding has besides `chosen`, and `shown`: whether its rows can be shown."""
-    summary = here.get("prepared") or {"findings": [], "left_out": {}}
+    `prepared` the summary or None, and `findings` what this gave before. Each finding has besides `chosen`, and `shown`: whether its rows can be shown."""
+    summary = here["prepared"] or {"findings": [], "left_out": {}}
     # what the summary says about rows that are left out by choice is said here by the finding itself
     own = [f for f in summary["findings"] if "code" not in f["message"]["values"]]
     found = [*data.open(home, here["digest"]).report["findings"], *own]
@@ -70,7 +70,7 @@ def listed(home: Home, here: dict[str, Any]) -> dict[str, dict[str, Any]]:
         if code in here["leave_out"]:
             one = choices.get(code) or before.get(code) or _unknown(code)
             count = summary["left_out"].get(code, one["count"])
-            if count != 0 and (count or not here.get("prepared")):
+            if count != 0 and (count or not here["prepared"]):
                 placed[code] = {**one, "count": count, "chosen": True}
         elif code in choices:
             placed[code] = choices[code]
@@ -94,6 +94,6 @@ def positions(home: Home, digest: str, finding: dict[str, Any]) -> list[int]:
 
 def ready(home: Home, here: dict[str, Any]) -> int:
     """How many rows can be used: as counted, or as the checks have it while nothing was counted."""
-    if summary := here.get("prepared"):
+    if summary := here["prepared"]:
         return int(summary["train_rows"] + (0 if summary["own_held_out"] else summary["held_out_rows"]))
     return split.usable(home, here["digest"], here["leave_out"], here.get("row_limit"))

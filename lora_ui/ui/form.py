@@ -7,6 +7,7 @@ An empty box means `auto` where the field has it. Boxes carry no bounds of their
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,9 @@ from lora_ui.ui.words import Words
 PLAIN = ("training.num_train_epochs", "training.max_length", "data.held_out_rows")
 ELSEWHERE = ("model.base_model", "data.source", "data.mapping", "data.leave_out", "data.held_out_source")
 """Chosen by their own parts of the pages."""
-SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
+SUPERSCRIPTS = str.maketrans("⁻", "-")
+"""The rest of a raised number NFKC lowers; this sign it would make a minus of another kind."""
+SIGNS = str.maketrans({"−": "-", "–": "-", "，": ".", ",": ".", "。": ".", "・": "·", "⋅": "·"})
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,9 @@ def draw(t: Words, keys: tuple[str, ...] | None = None) -> list[Control]:
 
 
 def _box(t: Words, field: SettingsField) -> Any:
-    title, hint = t.field(field)
     about = {
-        "label": title,
-        "info": f"`{field.name}` {hint}",
+        "label": t.field(field)[0],
+        "info": info(t, field),
         "elem_id": f"set-{field.group}-{field.name}",
         "elem_classes": "lu-field",
         "min_width": 280,
@@ -66,6 +68,17 @@ def _box(t: Words, field: SettingsField) -> Any:
         return gr.Textbox(value=value, lines=2, max_lines=6, **about)
     empty = t("form.auto") if field.auto else t("form.none") if field.optional else None
     return gr.Textbox(value=value, max_lines=1, placeholder=empty, **about)
+
+
+def info(t: Words, field: SettingsField, idle: str = "") -> str:
+    """Key and hint; `idle`: why the setting changes nothing now."""
+    said = f"`{field.name}` {t.field(field)[1]}"
+    return f"{said} {t('form.idle', why=idle)}" if idle else said
+
+
+def marked(t: Words, field: SettingsField, changed: bool, idle: str) -> dict[str, Any]:
+    """How the box looks: with a bar when it differs from the preset, out of reach with the reason when it changes nothing now."""
+    return gr.update(elem_classes=["lu-field", *(["lu-changed"] if changed else [])], interactive=not idle, info=info(t, field, idle))
 
 
 def _is_number_box(field: SettingsField) -> bool:
@@ -104,13 +117,19 @@ def from_box(field: SettingsField, value: Any) -> Any:
 
 
 def read_number(text: Any) -> Any:
-    """2e-4, 0.0002, 0,0002, 2·10⁻⁴ and 2 x 10^-4 are all the same number; anything else comes back as it is."""
-    plain = str(text).strip().translate(SUPERSCRIPTS).replace("−", "-").replace(",", ".")
-    plain = re.sub(r"\s*[·×x*]\s*10\s*\^?\s*(-?\d+)$", r"e\1", plain)
+    """2e-4, 0.0002, 0,0002, 2·10⁻⁴, 2 x 10^-4, 10⁻⁴ and full-width forms are all read; anything else comes back as it is."""
+    plain = unicodedata.normalize("NFKC", str(text).translate(SUPERSCRIPTS)).strip().translate(SIGNS)
+    plain = re.sub(r"^(?:(.+?)\s*[·×x*]\s*)?10\s*(?:\^|(?=-))\s*(-?\d+)$", lambda found: f"{found[1] or 1}e{found[2]}", plain)
     try:
         return float(plain)
     except ValueError:
         return text
+
+
+def tidy(field: SettingsField, typed: Any) -> Any:
+    """What a box shows when it is left: the number that was understood, written one way; what is no number stays."""
+    value = from_box(field, typed)
+    return typed if isinstance(value, str) and value != "auto" else to_box(field, value)
 
 
 def shown_number(value: float) -> str:

@@ -5,18 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from lora_ui import settings
-from lora_ui.ui import form
+from lora_ui.ui import fitting, form
+from lora_ui.ui.draft import Draft
 from lora_ui.ui.shell import duration, esc, number, panel
 from lora_ui.ui.words import Words
 
+UNDO = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('[data-undo]');
+  if (button) trigger('undo', {key: button.dataset.undo});
+});
+"""
 
-def sentences(t: Words, plan: dict[str, Any], max_length: int) -> str:
-    """`plan` as `runs.plan` gives it."""
+
+def sentences(t: Words, plan: dict[str, Any], max_length: int, elsewhere: bool) -> str:
+    """`plan` as `runs.plan` gives it; `elsewhere`: memory was asked for a GPU that is not here."""
     lines = [_rows(t, plan), *_steps(t, plan)]
     if plan["tokens"] is not None:
         lines.append(t("train.will_tokens", n=number(plan["tokens"])))
     if plan["truncated"]:
         lines.append(t("train.will_cut", n=number(plan["truncated"]), length=number(max_length)))
+    lines += fitting.sentences(t, plan, elsewhere)
+    lines += [t("train.in_vain", what=_title(t, key), why=t.say(why)) for key, why in plan["in_vain"].items()]
     body = "".join(f"<p>{esc(line)}</p>" for line in lines)
     return f'<div class="num lu-plan">{body}{_parameters(t, plan)}</div>' + "".join(panel(t, finding) for finding in plan["findings"])
 
@@ -50,11 +60,27 @@ def _parameters(t: Words, plan: dict[str, Any]) -> str:
     return f'<p>{esc(said)}</p><p class="muted">{esc(t.say(plan["explanation"]))}</p>'
 
 
-def changed(t: Words, changes: dict[str, Any]) -> str:
-    """Which fields differ from the preset, by their names on the page."""
-    titles = [t.field(f)[0] for f in settings.fields() if f.name in changes.get(f.group, {}) and f.key not in form.ELSEWHERE]
-    said = t("train.changed", what=t("shell.comma").join(titles)) if titles else t("train.changed_none")
-    return f'<p class="muted">{esc(said)}</p>'
+def changed(t: Words, now: Draft) -> str:
+    """What differs from the preset: field, its value, and a button back to the preset's (`UNDO` tells the page which)."""
+    found = [f for f in settings.fields() if f.name in now.changes.get(f.group, {}) and f.key not in form.ELSEWHERE]
+    if not found:
+        return f'<p class="muted">{esc(t("train.changed_none"))}</p>'
+    was = form.full(now.preset.settings)
+    items = "".join(
+        f'<li>{esc(t.field(f)[0])} <b class="num">{esc(_short(t, now.changes[f.group][f.name]))}</b> '
+        f'<button type="button" class="quiet" data-undo="{esc(f.key)}">{esc(t("train.undo", value=_short(t, was[f.group][f.name])))}</button></li>'
+        for f in found
+    )
+    return f'<p class="muted">{esc(t("train.changed"))}</p><ul class="changes">{items}</ul>'
+
+
+def _short(t: Words, value: Any) -> str:
+    said = t("form.none") if value in (None, "") else t("form.auto") if value == "auto" else shown(t, value)
+    return said if len(said) <= 40 else said[:39] + "…"
+
+
+def _title(t: Words, key: str) -> str:
+    return next(t.field(f)[0] for f in settings.fields() if f.key == key)
 
 
 def decisions(t: Words, plan: dict[str, Any]) -> str:

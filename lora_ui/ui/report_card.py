@@ -9,6 +9,7 @@ from lora_ui.ui.shell import esc, number
 from lora_ui.ui.words import Words
 
 ROLES = ("user", "assistant", "context", "system", "text", "messages")
+STEPS = {"done": "✓", "look": "!", "now": "→"}
 MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
 
 
@@ -25,9 +26,20 @@ def summary(t: Words, name: str, report: dict[str, Any], findings: list[dict[str
         kind = t("data.kind", kind=kind, sure=t("data.confidence." + report["confidence"]))
     why = t.say(report["why"]) if report["why"] else ""
     return (
-        f'<div class="facts-head"><p><strong class="name">{esc(name)}</strong> · {esc(t("data.rows", n=number(report["rows"])))} · {esc(kind)}</p>'
+        f'{_steps(t, bool(worth or left))}<div class="facts-head">'
+        f'<p><strong class="name">{esc(name)}</strong> · {esc(t("data.rows", n=number(report["rows"])))} · {esc(kind)}</p>'
         f'<p class="muted">{esc(why)}</p><p class="pills">{"".join(marks)}</p></div>'
     )
+
+
+def _steps(t: Words, look: bool) -> str:
+    """Bring, check, see: where the person is; `look`: the check found something."""
+    steps = (("data.step_bring", "done"), ("data.step_check", "look" if look else "done"), ("data.step_see", "now"))
+    lines = [
+        f'<li class="{state}"{" aria-current=step" if state == "now" else ""}><span aria-hidden="true">{STEPS[state]}</span> {esc(t(key))}</li>'
+        for key, state in steps
+    ]
+    return f'<ol class="steps">{"".join(lines)}</ol>'
 
 
 def finding(t: Words, finding: dict[str, Any]) -> str:

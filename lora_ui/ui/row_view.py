@@ -40,14 +40,14 @@ def places(folder: str) -> dict[int, tuple[str, int]]:
     return found
 
 
-def row(home: Home, t: Words, here: dict[str, Any], view: str) -> str:
-    """The row at `here["at"]` in the chosen view, with where it stands above and the legend below."""
-    found = data.rows(home, here["digest"], here["at"], 1)[0]
-    where = t("data.where", row=number(found["row"]), at=number(here["at"] + 1), n=number(here["kept"]))
+def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any], view: str) -> str:
+    """The row at that place in the chosen view, with where it stands above and the legend below; see looking.py for `here` and `at`."""
+    found = data.rows(home, here["digest"], at["at"], 1)[0]
+    where = t("data.where", row=number(found["row"]), at=number(at["at"] + 1), n=number(here["kept"]))
     marks = f'<strong class="num">{esc(where)}</strong>'
-    if of := here.get("of"):
+    if of := at["of"]:
         marks += f' <span class="num">{esc(t("data.of_finding", at=number(of[1] + 1), n=number(of[2])))}</span>'
-    summary = here.get("prepared")
+    summary = here["prepared"]
     place = places(summary["folder"]).get(found["row"]) if summary else None
     if summary and place is None:
         marks += f' <span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.severity.drop"))}</span>'

@@ -34,7 +34,7 @@ class Words:
     def __call__(self, key: str, **values: Any) -> str:
         """Plain text (escape it before it enters HTML). Numbers lose nothing here: format them before. Raises KeyError for an unknown key."""
         word = table()["words"][key][self._column]
-        return word.format(**values) if values else word
+        return errors.fill(word, values) if values else word
 
     def has(self, key: str) -> bool:
         return key in table()["words"]
@@ -79,7 +79,7 @@ class Words:
         return "\n".join(said)
 
     def _fill(self, template: str, values: dict[str, Any]) -> str:
-        return table()["sentences"].get(template, template).format(**{k: self._value(v) for k, v in values.items()})
+        return errors.fill(table()["sentences"].get(template, template), {k: self._value(v) for k, v in values.items()})
 
     def _value(self, value: Any) -> Any:
         """A value may itself be a sentence: a Say, or its dict from a file."""

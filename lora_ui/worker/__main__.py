@@ -19,7 +19,7 @@ from typing import Any
 
 from lora_ui import errors, hub, machine
 from lora_ui.home import write_json
-from lora_ui.worker import disk, log, memory
+from lora_ui.worker import disk, log, shortage
 from lora_ui.worker.job import Again, Job, Stopped, token_from_stdin
 
 KINDS = ("prepare", "train", "merge", "push", "chat")
@@ -72,8 +72,8 @@ def explain(e: BaseException) -> dict[str, Any]:
     if isinstance(e, errors.LoraUIError):
         return e.as_dict()
     said = f"{type(e).__name__}: {e}".strip()[:400]
-    if memory.ran_out(e):
-        return errors.MemoryFull(device=machine.look().name, detail=memory.wanted(e)).as_dict()
+    if shortage.ran_out(e):
+        return errors.MemoryFull(device=machine.look().name, detail=shortage.wanted(e)).as_dict()
     if disk.is_full(e):
         return errors.DiskFull(needed=errors.Say("more"), free="0 MB", where=str(getattr(e, "filename", None) or "?")).as_dict()
     if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -50,6 +50,7 @@ class Watch(TrainerCallback):
             control.should_training_stop = control.should_save = True
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.job.moved = time.time()
         if state.global_step == 0:  # nothing is learned yet; later a test is finished first, so that nothing is lost
             self.job.check()
 

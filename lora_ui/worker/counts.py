@@ -99,7 +99,13 @@ def _how(tokenizer: PreTrainedTokenizerFast, plain: bool, for_base: str) -> tupl
 def _left_out(codes: dict[str, list[int]]) -> list[dict[str, Any]]:
     fix = Say("Take the code out of data.leave_out to use them.")
     return [
-        finding(code, "drop", rows, Say("{count} rows with the finding {code} are left out, as chosen.", count=len(rows), code=code), fix)
+        finding(
+            code,
+            "drop",
+            rows,
+            Say("{count} [row|rows] with the finding {code} [is|are] left out, as chosen.", count=len(rows), code=code),
+            fix,
+        )
         for code, rows in codes.items()
     ]
 
@@ -108,16 +114,18 @@ def _row_findings(counts: Counts, split: Split) -> list[dict[str, Any]]:
     found = []
     shorten = Say("Raise max_length, or shorten these rows.")
     if n := len(counts.nothing_learned):
-        message = Say("{count} rows are so long that their whole answer is cut off; they are left out.", count=n)
+        message = Say("{count} [row is|rows are] so long that the whole answer is cut off, and [is|are] left out.", count=n)
         found.append(finding("too_long", "drop", counts.nothing_learned, message, shorten))
     if n := len(counts.truncated):
-        message = Say("{count} rows are cut at the longest length; {tokens} tokens are lost.", count=n, tokens=counts.cut_tokens)
+        message = Say("{count} [row is|rows are] cut at the longest length; {tokens} tokens are lost.", count=n, tokens=counts.cut_tokens)
         found.append(finding("too_long", "warn", counts.truncated, message, shorten, action="drop"))
     if n := len(counts.control_like):
-        message = Say("{count} rows hold text that looks like a control token of this model. It is learned as ordinary letters.", count=n)
+        message = Say(
+            "{count} [row holds|rows hold] text that looks like a control token of this model. It is learned as ordinary letters.", count=n
+        )
         found.append(finding("special_token", "warn", counts.control_like, message, Say("Remove it unless it is meant."), action="drop"))
     if n := len(split.leaks):
-        message = Say("{count} training rows have the prompt or all words of a held-out row, so the test is too easy.", count=n)
+        message = Say("{count} training [row has|rows have] the prompt or all words of a held-out row, so the test is too easy.", count=n)
         fix = Say("Leave them out of training, or test on other rows.")
         found.append(finding("leak", "warn", split.leaks, message, fix, action="drop"))
     return found
@@ -132,17 +140,18 @@ def _template_findings(tokenizer: PreTrainedTokenizerFast, template: str, counts
     missing = counts.missing
     if rows := missing.get("thinking"):
         message = Say(
-            "The chat template leaves the thinking out of {count} rows (earlier answers', mostly); it is not learned.", count=len(rows)
+            "The chat template leaves the thinking out of {count} [row|rows] (earlier answers', mostly); it is not learned.",
+            count=len(rows),
         )
         warn(message, Say("End each row with the answer whose thinking matters."), rows)
     if rows := missing.get("system"):
-        message = Say("The chat template leaves the system prompt out of {count} rows.", count=len(rows))
+        message = Say("The chat template leaves the system prompt out of {count} [row|rows].", count=len(rows))
         warn(message, Say("Put it into the question, or choose a base model that takes one."), rows)
     if rows := missing.get("tools"):
-        message = Say("The chat template leaves the tools out of {count} rows; it was not made for them.", count=len(rows))
+        message = Say("The chat template leaves the tools out of {count} [row|rows]; it was not made for them.", count=len(rows))
         warn(message, Say("Choose a base model that can call tools."), rows)
     if rows := missing.get("tool"):
-        message = Say("The chat template leaves a tool's result out of {count} rows; it was not made for tools.", count=len(rows))
+        message = Say("The chat template leaves a tool's result out of {count} [row|rows]; it was not made for tools.", count=len(rows))
         warn(message, Say("Choose a base model that can call tools."), rows)
     if template in layout.LAYOUTS:
         known = {"chatml": Say("This base model has no chat template; ChatML is used and saved with the adapter.")}

@@ -9,15 +9,17 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import errors, machine, metrics, presets, settings
+from lora_ui import errors, machine, memory, metrics, settings
 from lora_ui.data import prepared
 from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
+from lora_ui.models import BaseModel
 from lora_ui.presets import Decision
-from lora_ui.worker import disk, memory, place
+from lora_ui.worker import disk, place, shortage
 from lora_ui.worker.job import Again, Job, Stopped
 
 
@@ -43,6 +45,7 @@ def run(job: Job) -> dict[str, Any]:
     disable_progress_bars()
     here = machine.look()
     device = _device(here)
+    here = replace(here, device=device)
 
     # The rows: the very tokens that the preview showed.
     job.phase("prepare")
@@ -53,17 +56,17 @@ def run(job: Job) -> dict[str, Any]:
     train_rows = _rows(rows / "train.parquet", cache)
     held_out = _rows(rows / "held_out.parquet", cache) if summary["held_out_rows"] else None
 
+    job.phase("load")
+    folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
+
     # What the machine decides, once; a resumed run keeps it.
-    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, device)
+    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
     settings_digest = checkpoints.digest(job.params, decided)
     last_good, skipped = checkpoints.newest(points, settings_digest)
     _tell(job, said, last_good, skipped)
     dtype = getattr(torch, decided["machine.dtype"])
-
-    job.phase("load")
-    folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
     tokenizer = load.load_tokenizer(folder)
     if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
         tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
@@ -93,7 +96,7 @@ def run(job: Job) -> dict[str, Any]:
             trainer.evaluate()  # step 0: the adapter starts at zero, so this is the base model
         trainer.go_on(last_good)
     except Exception as e:
-        if not memory.ran_out(e):
+        if not shortage.ran_out(e):
             raise
         raise _out_of_memory(job, e, said, here.name, trainer.state.global_step) from e
 
@@ -118,7 +121,7 @@ def run(job: Job) -> dict[str, Any]:
         "saved_step": saved_step,
         "trainable_parameters": trainable,
         "all_parameters": everything,
-        "memory": {"predicted_bytes": None, "measured_bytes": _peak_bytes(device)},
+        "memory": {"predicted_bytes": job.params.get("predicted_bytes"), "measured_bytes": _peak_bytes(device)},
         "adapter_path": str(job.folder / "adapter"),
         "base_model_path": str(folder),
         "resumed_from": last_good.name if last_good else None,
@@ -167,34 +170,36 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
     )
 
 
-def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, device: str) -> dict[str, Any]:
+def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
     """Every automatic value with its reason, written to `decided.json`."""
-    counted = (summary["train_rows"], summary["held_out_rows"], device, summary["median_tokens"], summary["train_tokens"])
-    made = presets.decide(chosen, *counted, summary["train_lengths"])
-    made[memory.TESTED] = Decision(4 if device == "cpu" else 8, Say("tests keep less in memory than training"))
-    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here, device)}.items()}
+    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
+    made, _ = memory.settle(base, chosen, memory.Rows.of(summary), memory.here(here)[0])
+    together = _tested_at_once(made, chosen, summary, here.device)
+    made[shortage.TESTED] = Decision(together, Say("tests take no more tokens at once than a step of training"))
+    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
     write_json(job.folder / "decided.json", said)
     return said
 
 
-def _machine_decisions(here: machine.Machine, device: str) -> dict[str, Decision]:
+def _tested_at_once(made: dict[str, Decision], chosen: settings.Settings, summary: dict[str, Any], device: str) -> int:
+    """Held-out rows in memory together: no more tokens than in a training step, which fits."""
+    at_once, longest = int(made[shortage.AT_ONCE].value), max(summary["lengths"], default=1)
+    together = at_once * chosen.training.max_length // longest if made["training.packing"].value else at_once
+    return max(1, min(4 if device == "cpu" else 8, together))
+
+
+def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
     """What the machine settles alone: number format, attention, threads."""
-    if device == "cuda":
-        modern = here.gpus[0].capability >= (8, 0) if here.gpus else False
-        dtype = (
-            Decision("bfloat16", Say("this GPU calculates in bfloat16 at full speed"))
-            if modern
-            else Decision("float16", Say("this GPU is older than bfloat16"))
-        )
-    elif device == "cpu" and here.bf16_is_fast:
-        dtype = Decision("bfloat16", Say("this CPU has AMX, which makes bfloat16 several times faster than float32"))
-    elif device == "cpu":
-        dtype = Decision("float32", Say("this CPU has no AMX, so bfloat16 would be slower than float32"))
-    else:
-        dtype = Decision("float32", Say("float32 is what works everywhere on this kind of device"))
+    why = {
+        ("cuda", "bfloat16"): Say("this GPU calculates in bfloat16 at full speed"),
+        ("cuda", "float16"): Say("this GPU is older than bfloat16"),
+        ("cpu", "bfloat16"): Say("this CPU has AMX, which makes bfloat16 several times faster than float32"),
+        ("cpu", "float32"): Say("this CPU has no AMX, so bfloat16 would be slower than float32"),
+        ("mps", "float32"): Say("float32 is what works everywhere on this kind of device"),
+    }
     return {
-        "machine.device": Decision(device, Say("it is what this machine has: {name}", name=here.name)),
-        "machine.dtype": dtype,
+        "machine.device": Decision(here.device, Say("it is what this machine has: {name}", name=here.name)),
+        "machine.dtype": Decision(here.dtype, why[here.device, here.dtype]),
         "machine.attn_implementation": Decision("sdpa", Say("it ships with torch and keeps packed rows apart")),
         "machine.threads": Decision(here.cores, Say("this machine lets a run use {cores} cores", cores=here.cores)),
     }
@@ -230,11 +235,11 @@ def _tell(job: Job, said: dict[str, Any], last_good: Path | None, skipped: list[
 def _out_of_memory(job: Job, e: Exception, said: dict[str, Any], device: str, step: int) -> Exception:
     """Again, with fewer rows at once decided, on the first attempt of this worker where that is possible; else OutOfMemory."""
     job.check()
-    fewer = memory.smaller({key: value["value"] for key, value in said.items()}, step)
+    fewer = shortage.smaller({key: value["value"] for key, value in said.items()}, step)
     if job.again or fewer is None:
-        return errors.OutOfMemory(device=device, step=step, detail=memory.wanted(e))
+        return errors.OutOfMemory(device=device, step=step, detail=shortage.wanted(e))
     write_json(job.folder / "decided.json", {**said, **fewer})
-    print(f"Out of memory at step {step}. {memory.wanted(e)} Starting again, once, with fewer rows at a time:", flush=True)
+    print(f"Out of memory at step {step}. {shortage.wanted(e)} Starting again, once, with fewer rows at a time:", flush=True)
     for key, made in fewer.items():
         print(f"  {key} = {made['value']}: {made['reason']}", flush=True)
     return Again()

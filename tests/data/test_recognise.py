@@ -108,14 +108,15 @@ def test_pairs_that_are_left_out(row: dict[str, Any], code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("messages", "code"),
+    ("messages", "reason"),
     [
         ([ASSISTANT, USER], "role_order"),
         ([USER, USER, ASSISTANT], "role_order"),
-        ([*PAIR, USER], "role_order"),
-        ([USER], "role_order"),
-        ([{"role": "system", "content": "S"}], "role_order"),
-        ([USER, {"role": "system", "content": "S"}, ASSISTANT], "role_order"),
+        ([*PAIR, USER], "last_turn"),
+        ([USER], "last_turn"),
+        ([{"role": "system", "content": "S"}], "last_turn"),
+        ([USER, {"role": "system", "content": "S"}, ASSISTANT], "system_inside"),
+        ([{"role": "narrator", "content": "N"}, ASSISTANT], "role_unknown"),
         ([USER, {"role": "tool", "content": "T"}, ASSISTANT], "role_order"),
         ([USER, {"role": "assistant", "content": None}], "null_field"),
         ([USER, {"role": "assistant", "content": " "}], "empty_answer"),
@@ -126,6 +127,6 @@ def test_pairs_that_are_left_out(row: dict[str, Any], code: str) -> None:
         (None, "null_field"),
     ],
 )
-def test_conversations_that_are_left_out(messages: Any, code: str) -> None:
-    with pytest.raises(LeftOut, match=code):
+def test_conversations_that_are_left_out(messages: Any, reason: str) -> None:
+    with pytest.raises(LeftOut, match=reason):
         convert({"messages": messages}, {"messages": "messages"})

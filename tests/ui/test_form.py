@@ -50,9 +50,25 @@ def test_what_a_preset_says_survives_the_boxes(controls: list[form.Control], tmp
     assert settings.parse(form.read(controls, boxes)) == settings.parse(preset)
 
 
-@pytest.mark.parametrize("text", ["2e-4", "0.0002", "0,0002", "2·10⁻⁴", "2 x 10^-4", " 2 × 10^−4 "])
+@pytest.mark.parametrize(
+    "text", ["2e-4", "0.0002", "0,0002", "2·10⁻⁴", "2 x 10^-4", " 2 × 10^−4 ", "２ｅ－４", "０．０００２", "2×10−4", "2*10^-4", "2⋅10⁻⁴"]
+)
 def test_a_small_number_is_read_however_it_is_written(text: str) -> None:
     assert form.from_box(field("training.learning_rate"), text) == 2e-4
+
+
+def test_a_bare_power_and_a_plain_ten_are_not_confused() -> None:
+    rate, rounds = field("training.learning_rate"), field("training.num_train_epochs")
+    assert [form.from_box(rate, text) for text in ("10⁻⁴", "10^-4", "1e-4")] == [1e-4] * 3
+    assert [form.from_box(rounds, text) for text in ("10", "104", "10^2")] == [10, 104, 100]
+
+
+@pytest.mark.parametrize(
+    ("key", "typed", "left"),
+    [("training.learning_rate", "2·10⁻⁴", "2e-4"), ("training.learning_rate", "fast", "fast"), ("training.num_train_epochs", " ", "")],
+)
+def test_a_number_box_is_left_in_one_way_of_writing(key: str, typed: str, left: str) -> None:
+    assert form.tidy(field(key), typed) == left
 
 
 def test_a_small_number_is_written_back_short() -> None:

@@ -173,3 +173,9 @@ def test_broken_lines_are_explained_in_chinese(tmp_path: Path) -> None:
 def test_an_unknown_template_stays_english() -> None:
     said = {"text": "Three blind mice.", "template": "{n} blind mice.", "values": {"n": "Three"}}
     assert Words("zh").say(said) == "Three blind mice."
+
+
+def test_one_row_is_said_as_one() -> None:
+    said = [str(Say("{count} [row has|rows have] an empty answer and [is|are] left out.", count=count)) for count in (1, 2)]
+    assert said == ["1 row has an empty answer and is left out.", "2 rows have an empty answer and are left out."]
+    assert [Words("en")("data.rows", n=n) for n in ("1", "1,200")] == ["1 row", "1,200 rows"]

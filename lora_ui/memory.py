@@ -1,0 +1,284 @@
+"""How much memory a run takes, from a model's config.json alone, and whether it fits.
+
+A closed form of one training step as `worker/train.py` makes it: what PyTorch keeps for the gradients of each layer, counted
+in numbers of a token, and what the loss and the backward pass hold for a moment. `tests/judge.py` holds it against real steps.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lora_ui import fit, presets
+from lora_ui.errors import Say
+from lora_ui.fit import Linear, Shape
+from lora_ui.machine import GIB, Machine
+from lora_ui.models import BaseModel
+from lora_ui.presets import Decision
+from lora_ui.settings import Settings
+
+CUDA_CONTEXT = 600_000_000
+"""CUDA itself with its libraries' kernels and workspaces, before the first tensor."""
+LIBRARIES = 1_100_000_000
+"""torch, transformers, trl and peft in a process without a GPU (measured: SmolLM2-135M, three runs, 0.9 to 1.2 GB)."""
+TILE = (4096, 32_768)
+"""Tokens × words of the vocabulary that TRL's loss works out together."""
+ROOM = 0.9
+"""Share of a memory that is filled by choice; what is held in pieces of many sizes cannot fill all of it."""
+BUSY = 2048
+"""Tokens together that keep a GPU at work."""
+VERDICTS = ("fits", "tight", "no")
+CHECKPOINTING = "training.activation_checkpointing"
+FOUR_BIT = 0.516
+"""Bytes of a number in NF4 with doubly quantised constants."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows as far as they are counted: how many learn and test, tokens of the middle one, of the longest, of all that learn, and
+    of each of them."""
+
+    train: int
+    held_out: int
+    median: int | None = None
+    longest: int | None = None
+    tokens: int | None = None
+    lengths: Sequence[int] | None = None
+
+    @classmethod
+    def of(cls, summary: dict[str, Any]) -> Rows:
+        """As `prepare` counted them."""
+        longest = max(summary["train_lengths"], default=None)
+        known = summary["median_tokens"], longest, summary["train_tokens"], summary["train_lengths"]
+        return cls(summary["train_rows"], summary["held_out_rows"], *known)
+
+    def rough(self) -> Rows:
+        """The same for questions that are asked many times over: packing is counted by tokens, not row by row."""
+        return replace(self, lengths=None)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run would be: `whole` bytes of memory, `free` of them now."""
+
+    name: str
+    device: str
+    dtype: str
+    whole: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is in memory together: `rows` of `length` tokens (packed: sequences), numbers as `dtype` on a cpu, cuda or mps device."""
+
+    rows: int
+    length: int
+    checkpointing: bool
+    device: str
+    dtype: str
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+    @property
+    def bytes(self) -> int:
+        return 4 if self.dtype == "float32" else 2
+
+
+def here(machine: Machine) -> list[Place]:
+    """Each kind of GPU found here, the smallest first, or the machine itself."""
+    found = {(gpu.name, gpu.memory_bytes): gpu.free_bytes for gpu in machine.gpus}
+    of_gpus = [Place(name, "cuda", machine.dtype, whole, free) for (name, whole), free in found.items()]
+    whole = Place(machine.name, machine.device, machine.dtype, machine.memory_bytes, machine.free_bytes)
+    return sorted(of_gpus, key=lambda place: place.whole) or [whole]
+
+
+def another(size: int) -> Place:
+    """A GPU that is not here, of `size` bytes."""
+    return Place("", "cuda", "bfloat16", size, size)
+
+
+def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple[dict[str, Decision], dict[str, int] | None]:
+    """(`presets.decide`, with what is in memory together and whether things are worked out twice chosen by what fits there; the
+    bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
+    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths)
+    first = _step_of(chosen, decided, rows, place)
+    if items(base, chosen, first) is None:
+        return decided, None
+    fixed = chosen.training.activation_checkpointing != "auto"
+    tries = [
+        Step(first.rows, first.length, kept, place.device, place.dtype) for kept in ((first.checkpointing,) if fixed else (False, True))
+    ]
+    if chosen.training.per_device_train_batch_size == "auto":
+        tries = [smaller for one in tries for smaller in _smaller(one, decided, first, fixed)]
+    room = ROOM * place.whole
+    found = next((one for one in tries if _total(base, chosen, one) <= room), tries[-1])
+    if found.rows != first.rows:
+        said = Say("{value} in memory together: more would not fit into {room}", value=found.rows, room=gigabytes(place.whole))
+        decided = presets.split_again(decided, found.rows, said)
+    if not fixed:
+        lean = Step(found.rows, found.length, False, found.device, found.dtype)
+        decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, chosen, lean), place)}
+    return decided, items(base, chosen, found)
+
+
+def _step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
+    """What is in memory together by these decisions: packed sequences are full, rows are as long as the longest."""
+    longest = None if decided["training.packing"].value else rows.longest
+    length = min(longest or chosen.training.max_length, chosen.training.max_length)
+    return Step(
+        decided["training.per_device_train_batch_size"].value, length, bool(decided[CHECKPOINTING].value), place.device, place.dtype
+    )
+
+
+def _smaller(step: Step, decided: dict[str, Decision], first: Step, fixed: bool) -> list[Step]:
+    """The same with fewer rows at once, down to one; where things could be worked out twice instead, not below what keeps a GPU busy."""
+    whole = first.rows * decided["training.gradient_accumulation_steps"].value
+    counts = [n for n in range(first.rows, 0, -1) if whole % n == 0]
+    busy = [n for n in counts if n == first.rows or n * step.length >= BUSY]
+    return [Step(n, step.length, step.checkpointing, step.device, step.dtype) for n in (counts if step.checkpointing or fixed else busy)]
+
+
+def _checkpointing(on: bool, without: int, place: Place) -> Decision:
+    known = {"needed": gigabytes(without), "room": gigabytes(place.whole)}
+    if on:
+        return Decision(
+            True, Say("on, because without it about {needed} of {room} would be needed; it costs about a quarter of the speed", **known)
+        )
+    return Decision(False, Say("off, because about {needed} of {room} is enough without it", **known))
+
+
+def _total(base: BaseModel, chosen: Settings, step: Step) -> int:
+    return sum((items(base, chosen, step) or {}).values())
+
+
+def read_size(text: str) -> int | None:
+    """`24GiB`, `24 GB` or plain `24` (GiB) in bytes; None if it is no size."""
+    units = {"": GIB, "g": GIB, "gib": GIB, "gb": 10**9, "mib": 2**20, "mb": 10**6}
+    found = re.fullmatch(r"(\d{1,6}(?:[.,]\d+)?)\s*([a-z]*)", unicodedata.normalize("NFKC", text).strip().lower())
+    if not found or found[2] not in units:
+        return None
+    return int(float(found[1].replace(",", ".")) * units[found[2]]) or None
+
+
+def gigabytes(count: float) -> str:
+    """Memory as cards are sold: 24 GB is 24 × 1024³ bytes."""
+    return f"{count / GIB:,.1f} GB"
+
+
+def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | None:
+    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step;
+    None for a family whose shape is not known here."""
+    model = fit.shape(base.config) if base.config else None
+    counts = fit.parameters(base.config, chosen.adapter) if base.config else None
+    if model is None or counts is None:
+        return None
+    trainable = counts["trainable_parameters"]
+    number = _adapter_bytes(chosen, step)
+    activations, logits = _working(model, chosen, step)
+    found = {
+        "weights": _weights(model, chosen, step),
+        "adapter": trainable * (number + (2 if _mixed(chosen, step) else 0)),
+        "gradients": trainable * number,
+        "optimizer": round(trainable * _state_bytes(chosen.training.optim, number)),
+        "activations": activations,
+        "logits": logits,
+        "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
+    }
+    return {**found, "margin": 100_000_000 + sum(found.values()) // 25}
+
+
+def verdict(needed: dict[str, int], place: Place) -> str:
+    """fits, tight (if nobody else held any of it, or without a margin) or no."""
+    total = sum(needed.values())
+    if total <= min(place.whole, place.free):
+        return "fits"
+    return "tight" if total - needed["margin"] <= place.whole else "no"
+
+
+def measurable(needed: dict[str, int], device: str) -> int:
+    """What a run measures of it: torch's own tensors on a GPU, the whole process elsewhere."""
+    aside = {"margin"} | ({"context"} if device == "cuda" else set())
+    return sum(size for name, size in needed.items() if name not in aside)
+
+
+def _quantised(chosen: Settings) -> bool:
+    return chosen.model.load_in_4bit or chosen.model.load_in_8bit
+
+
+def _adapter_bytes(chosen: Settings, step: Step) -> int:
+    """TRL makes the adapters of a quantised base bfloat16; all others are float32."""
+    return 2 if _quantised(chosen) and step.dtype == "bfloat16" else 4
+
+
+def _mixed(chosen: Settings, step: Step) -> bool:
+    """Whether adapters are in another format than what they read, so that each keeps a copy of its own."""
+    return step.bytes != _adapter_bytes(chosen, step)
+
+
+def _state_bytes(optimizer: str, number: int) -> float:
+    """Bytes of the optimizer's memory for each number that learns."""
+    return 2 if "8bit" in optimizer else 0.1 if optimizer == "adafactor" else 2 * number
+
+
+def _weights(model: Shape, chosen: Settings, step: Step) -> int:
+    inside = model.layers * sum(one.inputs * one.outputs for one in model.linears)
+    each = FOUR_BIT if chosen.model.load_in_4bit else 1 if chosen.model.load_in_8bit else step.bytes
+    return round(inside * each + (model.parameters - inside) * step.bytes)
+
+
+def _working(model: Shape, chosen: Settings, step: Step) -> tuple[int, int]:
+    """(bytes kept for the gradients and held for a moment beside them, bytes of the loss) at the worst moment."""
+    layer = _layer(model, chosen, step)
+    at_once = _backward(model, chosen, step)
+    words, width = min(model.head // model.width, TILE[1]), model.width
+    tile = min(step.tokens, TILE[0]) * words
+    head = tile * (step.bytes if step.device == "cuda" else 32) + step.tokens * width * (4 + step.bytes)
+    if step.checkpointing:
+        kept, at_once = model.layers * step.bytes * width * step.tokens, at_once + layer
+    else:
+        kept = model.layers * layer
+    kept += 4 * width * step.tokens
+    return kept + max(0, at_once - head), head
+
+
+def _layer(model: Shape, chosen: Settings, step: Step) -> int:
+    """Bytes that one layer keeps for its gradients: what its norms read, queries, keys, values and result of attention and its
+    mask, what the feed-forward works out, and what each adapted weight reads."""
+    adapter, size = chosen.adapter, step.bytes
+    targets = fit.adapted(model, adapter.target_modules) or model.linears
+    apart = _mixed(chosen, step) or adapter.lora_dropout > 0
+    read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
+    masks = (1 if step.device == "cuda" else 4) * sum(one.inputs for one in targets) if adapter.lora_dropout > 0 else 0
+    of_token = 4 * model.normed + size * (4 * _attention(model).inputs + step.length + model.kept + read + adapter.r * len(targets)) + masks
+    if adapter.use_dora:
+        of_token += sum(one.outputs for one in targets) * (size + 2)
+    return of_token * step.tokens
+
+
+def _attention(model: Shape) -> Linear:
+    """The weight behind attention."""
+    start = model.linears[0].name.split(".")[0]
+    return [one for one in model.linears if one.name.startswith(start)][-1]
+
+
+def _shared_inputs(model: Shape, targets: tuple[Linear, ...]) -> list[int]:
+    """What adapted weights read, where those beside each other read the same: before attention (its result is kept anyway), before
+    the feed-forward, and inside it."""
+    behind, last = _attention(model), model.linears[-1]
+    before = model.linears[: model.linears.index(behind)]
+    into = [one for one in model.linears if one not in before and one not in (behind, last)]
+    return [group[0].inputs for group in (before, into, [last]) if any(one in targets for one in group)]
+
+
+def _backward(model: Shape, chosen: Settings, step: Step) -> int:
+    """Bytes that going back through one layer holds for a moment."""
+    inner = model.linears[-1].inputs
+    moment = 6 * inner + 10 * model.width if _mixed(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
+    biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
+    return moment * step.tokens + biggest * (4 * _quantised(chosen) + 16 * chosen.adapter.use_dora)

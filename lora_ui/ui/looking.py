@@ -1,0 +1,204 @@
+"""Looking at data that was read: its findings, its rows, and the token count, which comes after them.
+
+Three states, each written by one kind of event, so that none can undo another's: `here` (which data, what is left out of it) by reading
+and choosing, `place` (which row is shown) by moving, `count` (the token count) by the timer alone. What is drawn follows from all three.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from lora_ui import data, errors, runs, settings
+from lora_ui.data import checks
+from lora_ui.data import html as report_html
+from lora_ui.home import Home
+from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view
+from lora_ui.ui.data_parts import Parts
+from lora_ui.ui.shell import Page, esc, panel
+from lora_ui.ui.words import Words
+
+
+def asked(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """`here` with the settings that the Train page would start with, and what these leave out; `asked` tells one count from the next."""
+    raw = _raw(home, remembered, here)
+    chosen = settings.parse(raw)
+    return {**here, "raw": raw, "leave_out": chosen.data.leave_out, "row_limit": chosen.data.row_limit, "asked": time.time_ns()}
+
+
+def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
+    """The draft of the Train page with this data; a draft that cannot be read does not stand in the preview's way."""
+    mine = {**remembered, "source": here["source"], "mapping": here["mapping"]}
+    raw = draft.of(home, mine, here["kept"]).raw
+    try:
+        settings.parse(raw)
+    except errors.InvalidSettings:
+        return draft.of(home, {**mine, "settings": draft.left_out(remembered)}, here["kept"]).raw
+    return raw
+
+
+def at(row: int, now: dict[str, Any], of: tuple[str, int, int] | None = None) -> dict[str, Any]:
+    """A place in the data: the position of a row, and as which of a finding's rows (its place on the board, which, how many).
+    `counted`: whether it was drawn with a token count; `now` as `known` gives it."""
+    return {"at": row, "of": of, "counted": now["prepared"] is not None, "turn": time.time_ns()}
+
+
+def known(here: dict[str, Any], count: dict[str, Any]) -> dict[str, Any]:
+    """`here` with `prepared`, what was counted for it, or None while it is not."""
+    return {**here, "prepared": count.get("prepared") if count.get("asked") == here["asked"] else None}
+
+
+def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, Any]:
+    """All that the page says about the data as a whole; `here` as `known` gives it."""
+    found = findings.listed(home, here)
+    summary, report = here["prepared"], data.open(home, here["digest"]).report
+    wait = f'<p class="muted">{esc(t("data.lengths_wait"))}</p>'
+    return {
+        p.summary: report_card.summary(t, here["name"], report, list(found.values()), findings.ready(home, here)),
+        p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
+        p.lengths: lengths.picture(t, summary, settings.parse(here["raw"]).training.max_length) if summary else wait,
+        **p.board.show(t, found),
+    }
+
+
+def wire(page: Page, p: Parts) -> None:
+    _wire_count(page, p)
+    _wire_findings(page, p)
+    _wire_rows(page, p)
+
+
+def _wire_count(page: Page, p: Parts) -> None:
+    home, t = page.home, page.t
+
+    def tick(here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
+        if "asked" not in here:
+            return {p.count: gr.skip()}
+        changed: dict[Any, Any] = {}
+        if count.get("asked") != here["asked"]:
+            count, changed = _begin(home, t, p, here)
+        elif count["job"]:
+            count, changed = _follow(home, t, p, here, count)
+        if count["prepared"] and not place["counted"] and count["drawn"] != place["turn"]:
+            count = {**count, "drawn": place["turn"]}
+            shown = row_view.row(home, t, known(here, count), place, view)
+            changed |= {p.count: count, p.row: shown if view != "chat" or here["leave_out"] else gr.skip()}
+        return changed or {p.count: gr.skip()}
+
+    counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
+    page.on(p.timer.tick, tick, [p.here, p.place, p.count, p.view], counted, clears=False, queue=False)
+
+
+def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
+    """The state of a count that was asked for, and what the page says about it."""
+    count: dict[str, Any] = {"asked": here["asked"], "job": None, "prepared": None, "drawn": 0}
+    try:
+        count["job"] = runs.prepare(home, here["raw"]).id
+    except errors.LoraUIError as error:
+        return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, error), visible=True)}
+    model = settings.parse(here["raw"]).model.base_model
+    wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
+    now, changed = _follow(home, t, p, here, count)
+    return now, {p.count: now, p.counts: wait, p.token_problem: gr.update(visible=False), **changed}
+
+
+def _follow(home: Home, t: Words, p: Parts, here: dict[str, Any], count: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
+    """The same for a count whose job was started."""
+    job = runs.job(home, count["job"])
+    if job["state"] in ("queued", "starting", "running"):
+        return count, {}
+    if job["error"]:
+        count = {**count, "job": None}
+        return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, job["error"]), visible=True)}
+    count = {**count, "job": None, "prepared": runs.prepared(home, here["raw"])}
+    return count, {p.count: count, p.counts: "", **checked(home, t, p, known(here, count))}
+
+
+def _wire_findings(page: Page, p: Parts) -> None:
+    home, t, memory = page.home, page.t, page.memory
+
+    def show(name: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+        """The first row of a finding; the next one when its rows are being shown already."""
+        now = known(here, count)
+        found = findings.listed(home, now)
+        rows = findings.positions(home, here["digest"], found[name]) if name in found else []
+        if not rows:
+            return gr.skip(), gr.skip()
+        before = place["of"] or (None, -1, 0)
+        which = (before[1] + 1) % len(rows) if before[0] == name else 0
+        place = at(rows[which], now, (name, which, len(rows)))
+        return place, row_view.row(home, t, now, place, view)
+
+    def choose(
+        code: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], remembered: dict[str, Any], view: str
+    ) -> dict[Any, Any]:
+        """Leave the rows of a finding out, or use them again."""
+        codes = [c for c in here["leave_out"] if c != code]
+        codes += [] if code in here["leave_out"] else [code]
+        remembered = draft.with_left_out(remembered, codes)
+        here = {**asked(home, remembered, here), "findings": findings.listed(home, known(here, count))}
+        now = known(here, {})
+        place = at(place["at"], now)
+        return {
+            **{memory: remembered, p.here: here, p.place: place},
+            **{**checked(home, t, p, now), p.row: row_view.row(home, t, now, place, view)},
+        }
+
+    chosen = [memory, p.here, p.place, p.row, p.summary, p.counts, p.lengths, *p.board.parts]
+    to_row = "() => document.getElementById('row').scrollIntoView({block: 'nearest'})"
+    for name, (_, _, rows, choice) in p.board.places.items():
+        shown = page.on(rows.click, functools.partial(show, name), [p.here, p.place, p.count, p.view], [p.place, p.row])
+        shown.then(None, None, None, js=to_row, api_visibility="private")
+        if name in findings.CODES:
+            page.on(choice.click, functools.partial(choose, name), [p.here, p.place, p.count, memory, p.view], chosen)
+
+
+def _wire_rows(page: Page, p: Parts) -> None:
+    home, t = page.home, page.t
+
+    def move(step: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+        last = here["kept"] - 1
+        places = {
+            "next": lambda: min(last, place["at"] + 1), "previous": lambda: max(0, place["at"] - 1),
+            "random": lambda: random.randint(0, last), "stay": lambda: place["at"],
+            "shortest": lambda: row_view.ends(home, here["digest"])[0], "longest": lambda: row_view.ends(home, here["digest"])[1],
+        }  # fmt: skip
+        now = known(here, count)
+        place = at(places[step](), now, place["of"] if step == "stay" else None)
+        return place, row_view.row(home, t, now, place, view)
+
+    for trigger, step in (
+        (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"),
+        (p.shortest.click, "shortest"), (p.longest.click, "longest"), (p.view.input, "stay"),
+    ):  # fmt: skip
+        page.on(trigger, functools.partial(move, step), [p.here, p.place, p.count, p.view], [p.place, p.row])
+
+    def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+        asked_for = wanted.strip().lstrip("#")
+        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for)) if asked_for.isdecimal() else np.empty(0)
+        if not len(found):
+            raise errors.NoSuchRow(row=asked_for or "?")
+        now = known(here, count)
+        place = at(int(found[0]), now)
+        return place, row_view.row(home, t, now, place, view)
+
+    page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], [p.place, p.row], at=p.row_problem)
+
+    def report(here: dict[str, Any], count: dict[str, Any]) -> Path:
+        made = home.dataset(here["digest"]) / "report.html"
+        said = runs.counted(data.open(home, here["digest"]).report, known(here, count)["prepared"])
+        made.write_text(report_html.page(said), "utf-8")
+        return made
+
+    browser.saves(page, p.report, report, [p.here, p.count])
+
+    def first_row(here: dict[str, Any], *chosen: str) -> str:
+        return report_card.first_row(t, here.get("first") or [], list(chosen))
+
+    for box in p.roles:
+        page.on(box.input, first_row, [p.here, *p.roles], p.first, clears=False)

@@ -12,7 +12,7 @@ from lora_ui import data
 from lora_ui.home import Home, read_json
 from lora_ui.worker import checkpoints
 from tests.standin_hub import StandinHub
-from tests.tiny import tiny_model, tiny_run
+from tests.tiny import CHATML, tiny_model, tiny_run
 from tests.train.inside import folder_of, interposed, outcome, worker
 from tests.train.test_checkpoints import settings
 from tests.worker.working import start, until, work
@@ -33,11 +33,10 @@ def left_over(folder: Path) -> list[str]:
     [
         ("import", "trl", None),
         ("os.rename", "decided.json", None),
-        ("open", "metrics.jsonl", 1),
-        ("os.mkdir", "checkpoint-4", 4),
+        ("os.mkdir", "checkpoint-4", 5),
         ("os.mkdir", ".tmp-adapter", 8),
     ],
-    ids=["import", "load", "first test", "save", "last save"],
+    ids=["import", "load", "save", "last save"],
 )
 def test_a_stop_at_any_phase_of_a_training(tmp_path: Path, event: str, suffix: str, step: int | None) -> None:
     folder = folder_of(Home.open(tmp_path / "home"), settings(tmp_path), "run-1")
@@ -89,9 +88,9 @@ def test_a_stop_between_two_files_of_a_push_leaves_the_repository_as_it_was(
     assert "adapter_model.safetensors" not in standin_hub.files("user-a/river")
 
 
-def prepare(home: Home, base: str, token: str | None = None) -> dict[str, Any]:
-    rows = data.load(home, "example")
-    asked = {"digest": rows.digest, "base_model": base, "revision": None, "max_length": 256, "held_out_rows": 20, "split_seed": 7}
+def prepare(home: Home, base: str, token: str | None = None, source: str = "example") -> dict[str, Any]:
+    rows = data.load(home, source)
+    asked = {"digest": rows.digest, "base_model": base, "revision": None, "max_length": 256, "held_out_rows": 4, "split_seed": 7}
     folder, process = start(home, "prepare", {**asked, "system_prompt": "", "learn": "all"}, None, token, rows.digest)
     process.wait(60)
     return outcome(folder)
@@ -121,11 +120,15 @@ def test_the_hubs_refusals_have_names(
 
 
 def test_a_template_that_fails_names_the_row(tmp_path: Path) -> None:
-    template = "{% for m in messages %}{% if 'capital' in m['content'] %}{{ m['content'][0].nothing.at_all }}{% endif %}{{ m['content'] }}{% endfor %}"
+    template = CHATML.replace(
+        "{{ '<|im_start|>'", "{% if 'river 6?' in message['content'] %}{{ message.nothing.at_all }}{% endif %}{{ '<|im_start|>'", 1
+    )
     base = tiny_model(tmp_path / "base", template=template)
-    told = prepare(Home.open(tmp_path / "home"), str(base))
+    rows = settings(tmp_path)["data"]["source"]
+    told = prepare(Home.open(tmp_path / "home"), str(base), source=rows)
     assert (told["state"], told["error"]["kind"]) == ("failed", "TemplateFailed"), told
-    assert f"{told['error']['values']['row']}" in told["error"]["message"]
+    assert told["error"]["values"]["row"] == 7
+    assert "7" in told["error"]["message"]
 
 
 def test_rows_that_are_gone_are_named(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import httpx
 
 from lora_ui import errors
 from lora_ui.home import Home, read_json
-from lora_ui.jobs import BUSY, Job, Jobs
+from lora_ui.jobs import BUSY, ENDED, Job, Jobs
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,9 @@ class Endpoint:
 
 
 def endpoint(home: Home, job: Job) -> Endpoint | None:
-    """The address of a running chat, or None while it loads. Raises ChatUnavailable once it has ended."""
-    if job.state in ("failed", "stopped", "interrupted", "finished"):
-        raise errors.ChatUnavailable(
-            detail=(job.error or {}).get("message") or "It was unloaded to make room, or because nobody wrote for a while."
-        )
+    """The address of a running chat, or None while it loads. Raises what ended it: ChatUnloaded, or the worker's own failure."""
+    if job.state in ENDED:
+        raise errors.again(job.error) if job.error else errors.ChatUnloaded()
     said = read_json(home.chat(job.id) / "endpoint.json") if job.state == "running" else None
     return Endpoint(f"http://127.0.0.1:{said['port']}", home.chat_key.read_text().strip(), said["base_model"]) if said else None
 
@@ -43,13 +41,13 @@ def same_base(home: Home, params: dict[str, Any]) -> Job | None:
 
 
 def add_adapter(at: Endpoint, run_id: str) -> None:
-    """Load a run's adapter beside the base model; again is harmless. Raises ChatUnavailable."""
+    """Load a run's adapter beside the base model; again is harmless. Raises what the worker says, ChatUnavailable when it says nothing."""
     try:
         reply = httpx.post(f"{at.url}/v1/adapters", json={"id": run_id}, headers=_headers(at), timeout=120, trust_env=False)
     except httpx.HTTPError as e:
-        raise errors.ChatUnavailable(detail=f"It does not answer ({type(e).__name__}).") from None
+        raise errors.ChatUnavailable(detail=type(e).__name__) from None
     if reply.status_code != 200:
-        raise errors.ChatUnavailable(detail=_said(reply))
+        raise _said(reply.content)
 
 
 def stream(
@@ -62,7 +60,8 @@ def stream(
     seed: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`{"text": piece}` as it is written, last `{"done": True, "tokens": n, "tokens_per_second": x, "model": who}`. Closing the
-    iterator stops the answer. `model` is a run's id or `base`. Raises ChatUnavailable."""
+    iterator stops the answer. `model` is a run's id or `base`. Raises what the worker says (PromptTooLong, ChatUnloaded, …),
+    ChatUnavailable when it says nothing."""
     body = {
         "model": model,
         "messages": messages,
@@ -75,32 +74,30 @@ def stream(
     try:
         with httpx.stream("POST", f"{at.url}/v1/chat/completions", json=body, headers=_headers(at), timeout=300, trust_env=False) as reply:
             if reply.status_code != 200:
-                reply.read()
-                raise errors.ChatUnavailable(detail=_said(reply))
+                raise _said(reply.read())
             for line in reply.iter_lines():
                 if not line.startswith("data: ") or line == "data: [DONE]":
                     continue
                 chunk = json.loads(line.removeprefix("data: "))
                 if "error" in chunk:
-                    raise errors.ChatUnavailable(detail=chunk["error"]["message"])
+                    raise _said(line.removeprefix("data: "))
                 if chunk.get("choices") and (piece := chunk["choices"][0]["delta"].get("content")):
                     yield {"text": piece}
                 if usage := chunk.get("usage"):
                     tokens = usage["completion_tokens"]
                     yield {"done": True, "tokens": tokens, "tokens_per_second": chunk["tokens_per_second"], "model": chunk["model"]}
     except httpx.HTTPError as e:
-        raise errors.ChatUnavailable(detail=f"The answer broke off ({type(e).__name__}).") from None
+        raise errors.ChatUnavailable(detail=type(e).__name__) from None
 
 
 def _headers(at: Endpoint) -> dict[str, str]:
     return {"Authorization": f"Bearer {at.key}"}
 
 
-def _said(reply: httpx.Response) -> str:
-    try:
-        return str(reply.json()["error"]["message"])
-    except (ValueError, KeyError):
-        return f"It answered with code {reply.status_code}."
+def _said(reply: str | bytes) -> errors.LoraUIError:
+    """The failure in the worker's JSON, in its own words."""
+    said = json.loads(reply)["error"]
+    return errors.again(said["lora_ui"]) if "lora_ui" in said else errors.ChatRequestRefused(detail=said["message"])
 
 
 def hub_environment() -> dict[str, str]:

@@ -206,6 +206,7 @@ def show(run: str, home: HomeOption = None, as_json: JsonOption = False) -> None
             print(f"{name:18} {known[name]}")
         for name, decision in known["decisions"].items():
             print(f"{name:40} {decision['value']}  because {decision['reason']}")
+        terminal.print_interruptions(known)
         if known["error"]:
             terminal.complain(known["error"])
 

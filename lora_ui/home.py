@@ -56,6 +56,8 @@ class Home:
     models = property(lambda self: self.root / "models")
     chats = property(lambda self: self.root / "chat")
     presets = property(lambda self: self.root / "presets")
+    preferences = property(lambda self: self.root / "preferences.json")
+    rescued = property(lambda self: self.root / "rescued.json")
     mappings = property(lambda self: self.root / "mappings.json")
     chat_key = property(lambda self: self.root / "chat.key")
     supervisor_lock = property(lambda self: self.root / "supervisor.lock")
@@ -105,11 +107,15 @@ def write_json(path: Path, value: Any) -> None:
 def write_text(path: Path, text: str) -> None:
     """Whole or not at all, as `write_json`."""
     beside = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")  # threads of one page write at once, too
-    with open(beside, "w", encoding="utf-8") as f:
-        f.write(text)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "w", encoding="utf-8") as f:
+            f.write(text)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(beside, path)
+    except OSError:
+        beside.unlink(missing_ok=True)  # of a full disk
+        raise
 
 
 def read_json(path: Path) -> Any:

@@ -1,7 +1,7 @@
 """The job table: states, moves, leases, migrations. SQLite, one short transaction a call.
 
 Web and command line write intents (`submit`, `ask_to_stop`, `resume`, `delete`…); the supervisor alone moves states
-(`claim`, `started`, `ended`). A row is never removed to be started.
+(`claim`, `started`, `interrupted`, `ended`). A row is never removed to be started.
 """
 
 from __future__ import annotations
@@ -23,75 +23,19 @@ RESUMABLE = ("failed", "stopped", "interrupted")
 WITHOUT_LEASE = ("prepare", "push")
 """Kinds that use neither GPU nor a CPU for long; they run beside anything."""
 
+PATIENCE_SECONDS = 30.0
+"""How long a call waits for others to let go of the table."""
+
 _ADJECTIVES = [
-    "amber",
-    "brave",
-    "calm",
-    "clever",
-    "crisp",
-    "deep",
-    "eager",
-    "fair",
-    "gentle",
-    "golden",
-    "happy",
-    "keen",
-    "light",
-    "lucky",
-    "mellow",
-    "misty",
-    "neat",
-    "noble",
-    "polar",
-    "proud",
-    "quick",
-    "quiet",
-    "rapid",
-    "ruby",
-    "rust",
-    "silver",
-    "sunny",
-    "swift",
-    "tidy",
-    "warm",
-    "wise",
-]
+    "amber", "brave", "calm", "clever", "crisp", "deep", "eager", "fair", "gentle", "golden", "happy", "keen", "light", "lucky",
+    "mellow", "misty", "neat", "noble", "polar", "proud", "quick", "quiet", "rapid", "ruby", "rust", "silver", "sunny", "swift",
+    "tidy", "warm", "wise",
+]  # fmt: skip
 _ANIMALS = [
-    "badger",
-    "beaver",
-    "bison",
-    "crane",
-    "crow",
-    "dove",
-    "eagle",
-    "egret",
-    "falcon",
-    "finch",
-    "fox",
-    "gull",
-    "hare",
-    "heron",
-    "ibis",
-    "jay",
-    "kite",
-    "lark",
-    "lynx",
-    "marten",
-    "mole",
-    "newt",
-    "otter",
-    "owl",
-    "panda",
-    "puffin",
-    "raven",
-    "robin",
-    "seal",
-    "stoat",
-    "swan",
-    "tern",
-    "vole",
-    "wren",
-]
+    "badger", "beaver", "bison", "crane", "crow", "dove", "eagle", "egret", "falcon", "finch", "fox", "gull", "hare", "heron",
+    "ibis", "jay", "kite", "lark", "lynx", "marten", "mole", "newt", "otter", "owl", "panda", "puffin", "raven", "robin", "seal",
+    "stoat", "swan", "tern", "vole", "wren",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -118,6 +62,11 @@ class Job:
     error: dict[str, Any] | None
     result: dict[str, Any] | None
     deleted: float | None
+    interruptions: list[dict[str, Any]]
+    """`{time, kind, reached, again}` for each time it died: the class of the error, the last step or save point, and when it went
+    on by itself (None: it did not)."""
+    stalled: float | None
+    """Since when a busy job has shown no sign of life."""
 
     @property
     def dataset(self) -> str | None:
@@ -136,48 +85,79 @@ def _create(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX by_state ON jobs(state, place)")
 
 
-MIGRATIONS = [_create]
+def _add_interruptions(db: sqlite3.Connection) -> None:
+    db.execute("ALTER TABLE jobs ADD COLUMN interruptions TEXT NOT NULL DEFAULT '[]'")
+    db.execute("ALTER TABLE jobs ADD COLUMN stalled REAL")
+    db.execute("CREATE INDEX by_age ON jobs(kind, created)")
+
+
+_FIRST = "(SELECT coalesce(min(place), 0) - 1 FROM jobs WHERE state = 'queued')"
+"""The place before everything that waits."""
+MIGRATIONS = [_create, _add_interruptions]
 """Applied once each, in order; never edited after a release."""
 
 
 class Jobs:
-    """The table at `path`. Safe to use from several processes and threads: each call opens its own connection."""
+    """The table at `path`. Safe to use from several processes and threads: each call opens its own connection.
+
+    Any call can raise DatabaseDamaged, DatabaseUnusable (locked for long, read-only) or DiskFull.
+    """
 
     def __init__(self, path: Path):
+        """Raises DatabaseTooNew, too."""
         self.path = path
-        with self._write() as db:
-            done = db.execute("PRAGMA user_version").fetchone()[0]
-            for number, migrate in enumerate(MIGRATIONS[done:], done + 1):
-                migrate(db)
-                db.execute(f"PRAGMA user_version = {number}")
+        if self._version() < len(MIGRATIONS):
+            with self._write() as db:
+                done = db.execute("PRAGMA user_version").fetchone()[0]
+                for number, migrate in enumerate(MIGRATIONS[done:], done + 1):
+                    migrate(db)
+                    db.execute(f"PRAGMA user_version = {number}")
 
-    def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self.path, timeout=30, isolation_level=None)
-        db.row_factory = sqlite3.Row
-        self.journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
-        db.execute("PRAGMA synchronous = FULL")
-        return db
+    def _version(self) -> int:
+        with self._open() as db:
+            done = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if done > len(MIGRATIONS):
+            raise errors.DatabaseTooNew(path=str(self.path), theirs=done, ours=len(MIGRATIONS))
+        return done
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """A connection of its own; what SQLite says is said in our words."""
+        db = None
+        try:
+            db = sqlite3.connect(self.path, timeout=PATIENCE_SECONDS, isolation_level=None)
+            db.row_factory = sqlite3.Row
+            self.journal = db.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            db.execute("PRAGMA synchronous = FULL")
+            yield db
+        except sqlite3.DatabaseError as e:
+            raise _explained(e, self.path) from e
+        finally:
+            if db is not None:
+                db.close()
 
     @contextmanager
     def _write(self) -> Iterator[sqlite3.Connection]:
-        db = self._connect()
-        try:
-            db.execute("BEGIN IMMEDIATE")
-            yield db
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-        finally:
-            db.close()
+        with self._open() as db:
+            try:
+                db.execute("BEGIN IMMEDIATE")
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
 
     def _read(self, sql: str, *values: Any) -> list[Job]:
-        db = self._connect()
-        try:
+        with self._open() as db:
             return [_job(row) for row in db.execute(sql, values)]
-        finally:
-            db.close()
+
+    def check(self) -> None:
+        """Read the whole file once. Raises DatabaseDamaged."""
+        with self._open() as db:
+            said = [row[0] for row in db.execute("PRAGMA quick_check(3)")]
+        if said != ["ok"]:
+            raise errors.DatabaseDamaged(path=str(self.path), detail=said[0])
 
     # what anyone may do
 
@@ -263,7 +243,7 @@ class Jobs:
         """To the head of the queue. Raises IllegalMove unless it waits."""
         with self._write() as db:
             self._must(db, id, "put first", WAITING, "waiting")
-            db.execute("UPDATE jobs SET place = (SELECT min(place) FROM jobs WHERE state = 'queued') - 1 WHERE id = ?", (id,))
+            db.execute(f"UPDATE jobs SET place = {_FIRST} WHERE id = ?", (id,))
         return self.get(id)
 
     def _must(self, db: sqlite3.Connection, id: str, wanted: str, states: tuple[str, ...], legal: str) -> Job:
@@ -285,7 +265,8 @@ class Jobs:
                 needs_none = row["kind"] in WITHOUT_LEASE
                 if needs_none or free:
                     db.execute(
-                        "UPDATE jobs SET state = 'starting', started = ?, attempt = attempt + 1, lease = ?, pid = NULL, result = NULL WHERE id = ?",
+                        "UPDATE jobs SET state = 'starting', started = ?, attempt = attempt + 1, lease = ?, pid = NULL, result = NULL, stalled = NULL"
+                        " WHERE id = ?",
                         (time.time(), None if needs_none else free, row["id"]),
                     )
                     return _job(db.execute("SELECT * FROM jobs WHERE id = ?", (row["id"],)).fetchone())
@@ -298,18 +279,73 @@ class Jobs:
                 (pid, pid_start, boot_id, id),
             )
 
+    def stall(self, id: str, since: float | None) -> None:
+        with self._write() as db:
+            db.execute("UPDATE jobs SET stalled = ? WHERE id = ?", (since, id))
+
+    def interrupted(self, id: str, error: dict[str, Any], reached: int, again: float | None, params: dict[str, Any]) -> None:
+        """A busy job died. With `again` (the time) it goes back to the head of the queue at once, else it waits for a person."""
+        with self._write() as db:
+            job = self._must(db, id, "interrupted", BUSY, "starting or running")
+            history = [*job.interruptions, {"time": time.time(), "kind": error["kind"], "reached": reached, "again": again}]
+            db.execute(
+                f"UPDATE jobs SET state = ?, ended = ?, queued = coalesce(?, queued), place = {_FIRST}, error = ?, interruptions = ?, params = ?,"
+                " result = NULL, lease = NULL, pid = NULL, stop_asked = NULL, stalled = NULL WHERE id = ?",
+                (
+                    "queued" if again else "interrupted",
+                    None if again else time.time(),
+                    again,
+                    None if again else json.dumps(error),
+                    json.dumps(history),
+                    json.dumps(params),
+                    id,
+                ),
+            )
+
+    def any(self) -> bool:
+        """Whether there has ever been a job."""
+        with self._open() as db:
+            return db.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
+
+    def put_back(self, row: dict[str, Any]) -> None:
+        """A row read from its folder, after the table was lost; one that is there already stays as it is."""
+        place = {"place": row["created"], "queued": row["created"]}
+        values = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in {**row, **place}.items()}
+        with self._write() as db:
+            marks = ", ".join("?" * len(values))
+            db.execute(f"INSERT OR IGNORE INTO jobs ({', '.join(values)}) VALUES ({marks})", tuple(values.values()))
+
+    def remove(self, id: str) -> None:
+        """Forget a job of the trash, and what belongs to it; its files have to be gone. Raises IllegalMove unless it is in the trash."""
+        with self._write() as db:
+            if self._must(db, id, "removed", ENDED, "not running").deleted is None:
+                raise errors.IllegalMove(id=id, state="kept", wanted="removed", legal="in the trash")
+            db.execute("DELETE FROM jobs WHERE id = ? OR run_id = ?", (id, id))
+
     def ended(self, id: str, state: str, error: dict[str, Any] | None, result: dict[str, Any] | None) -> None:
         with self._write() as db:
             db.execute(
-                "UPDATE jobs SET state = ?, ended = ?, error = ?, result = ?, lease = NULL, pid = NULL, stop_asked = NULL"
+                "UPDATE jobs SET state = ?, ended = ?, error = ?, result = ?, lease = NULL, pid = NULL, stop_asked = NULL, stalled = NULL"
                 " WHERE id = ? AND state IN ('starting', 'running')",
                 (state, time.time(), json.dumps(error) if error else None, json.dumps(result) if result else None, id),
             )
 
 
+def _explained(e: sqlite3.DatabaseError, path: Path) -> Exception:
+    """What a person can do about it; a mistake in our SQL stays what it is."""
+    code = getattr(e, "sqlite_errorcode", 0) & 0xFF
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or "no such table" in str(e):  # the file was emptied, or is another one
+        return errors.DatabaseDamaged(path=str(path), detail=str(e))
+    if code == sqlite3.SQLITE_FULL:
+        return errors.DiskFull(needed="more", free="0", where=str(path.parent))
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM):
+        return errors.DatabaseUnusable(path=str(path), detail=str(e))
+    return e
+
+
 def _job(row: sqlite3.Row) -> Job:
     values = dict(row)
     del values["key"]
-    for name in ("params", "error", "result"):
+    for name in ("params", "error", "result", "interruptions"):
         values[name] = json.loads(values[name]) if values[name] else None
     return Job(**values)

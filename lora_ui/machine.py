@@ -132,6 +132,35 @@ def _cpu_name() -> str:
         return platform.processor() or platform.machine()
 
 
+def oom_kills() -> int:
+    """How many processes the kernel has killed for memory so far, in this process' group where that is counted, else on the machine;
+    0 where nobody counts."""
+    for path in (*_memory_groups(), Path("/proc/vmstat")):
+        try:
+            words = [line.split() for line in path.read_text().splitlines()]
+        except OSError:
+            continue
+        for name, *count in words:
+            if name == "oom_kill":
+                return int(count[0])
+    return 0
+
+
+def _memory_groups() -> list[Path]:
+    """This process' control group, version 2 or 1."""
+    try:
+        lines = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+    except OSError:
+        return []
+    root, found = Path("/sys/fs/cgroup"), []
+    for _, controllers, path in lines:
+        if controllers == "memory":
+            found.append(root / "memory" / path.lstrip("/") / "memory.oom_control")
+        elif not controllers:
+            found += [root / path.lstrip("/") / "memory.events", root / "memory.events"]
+    return found
+
+
 def boot_id() -> str:
     """Changes with every start of the machine."""
     try:

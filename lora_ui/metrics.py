@@ -2,17 +2,36 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
+from lora_ui.home import write_text
+
 
 def append(path: Path, row: dict[str, Any]) -> None:
-    """Add one line. `row` holds `step`, `time` (seconds since the epoch) and the trainer's keys."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
-    with open(path, "a", encoding="utf-8") as f:
-        f.write(json.dumps(clean) + "\n")
+    """Add one line, whole or not at all (OSError). `row` holds `step`, `time` (seconds since the epoch) and the trainer's keys."""
+    line = _line(row).encode()
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        before = os.fstat(fd).st_size
+        if os.write(fd, line) < len(line):  # the disk became full on the way
+            os.ftruncate(fd, before)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(fd)
+
+
+def rewrite(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Replace all lines in one step."""
+    write_text(path, "".join(map(_line, rows)))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}) + "\n"
 
 
 def read(path: Path) -> list[dict[str, Any]]:

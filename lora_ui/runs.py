@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import tempfile
 import time
 import zipfile
 from pathlib import Path
@@ -121,31 +120,29 @@ def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tupl
 
 def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
     """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
+    return _submit(home, "train", asked(home, raw, name, preset, token), key, name=name, token=token)
+
+
+def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = None, token: str | None = None) -> dict[str, Any]:
+    """What the worker of a run is told. Raises the first problem that stands in the way."""
     chosen, rows, base = startable(home, raw, token)
     coming = preflight.plan(home, raw, token)
-    return _submit(
-        home,
-        "train",
-        {
-            "settings": chosen.model_dump(),
-            "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
-            "prepare": coming["prepare"],
-            "licence": base.licence,
-            "base_kind": base.kind,
-            "preset": preset,
-            "data": {
-                "name": rows.name,
-                "rows": coming["rows"],
-                "train_rows": coming["train_rows"],
-                "held_out_rows": coming["held_out_rows"],
-            },
-            "estimate_seconds": coming["seconds"],
-            "predicted_bytes": coming["predicted_bytes"],
+    return {
+        "settings": chosen.model_dump(),
+        "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
+        "prepare": coming["prepare"],
+        "licence": base.licence,
+        "base_kind": base.kind,
+        "preset": preset,
+        "data": {
+            "name": rows.name,
+            "rows": coming["rows"],
+            "train_rows": coming["train_rows"],
+            "held_out_rows": coming["held_out_rows"],
         },
-        key,
-        name=name,
-        token=token,
-    )
+        "estimate_seconds": coming["seconds"],
+        "predicted_bytes": coming["predicted_bytes"],
+    }
 
 
 # looking
@@ -177,6 +174,8 @@ def _standing(home: Home, row: Job) -> dict[str, Any]:
         "since": beat.get("since"),
         "seconds": (row.ended or time.time()) - row.started if row.started else None,
         "stop_asked": row.stop_asked is not None,
+        "stalled": row.stalled,
+        "interruptions": row.interruptions,
         "error": row.error,
         "result": row.result,
     }
@@ -342,11 +341,11 @@ def push(home: Home, run_id: str, repo: str, key: str | None, merged: bool = Fal
     return _submit(home, "push", {"run_id": run_id, "repo": repo, "merged": merged, "public": public}, key, run_id, token=token)
 
 
-def adapter_zip(home: Home, run_id: str) -> Path:
-    """`<run>.zip` of the plain adapter folder, made anew in a fresh temporary folder. Raises NothingTrained."""
+def adapter_zip(home: Home, run_id: str, into: Path) -> Path:
+    """`<run>.zip` of the plain adapter folder, in the folder `into`. Raises NothingTrained."""
     _trained(home, run_id)
     folder = home.run(run_id) / "adapter"
-    target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{run_id}.zip"
+    target = into / f"{run_id}.zip"
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, path.relative_to(folder))

@@ -19,31 +19,44 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lora_ui import __version__, errors, machine
+from lora_ui import __version__, endings, errors, machine, rescue, space
 from lora_ui.executors import Executor
 from lora_ui.executors.local import Local, without_tokens
 from lora_ui.home import REPOSITORY, Home, read_json, write_json
 from lora_ui.jobs import BUSY, WITHOUT_LEASE, Job, Jobs
 
 IDLE_SECONDS = 600.0
-GRACE_SECONDS = {"train": 60.0}
-"""From asking a worker to end until it is killed. A training run finishes its step and saves what it learned."""
-OTHER_GRACE_SECONDS = 8.0
+LEARNED_GRACE_SECONDS = 60.0
+"""From asking a run that has learned something until it is told again: it finishes its step and saves."""
+GRACE_SECONDS = 6.0
+"""The same for everything else."""
+LAST_SECONDS = 3.0
+"""From telling it again, which ends it where it is, until it and all it started are killed."""
+STALL_SECONDS, STALL_STEPS = 60.0, 10
+"""No sign of life for the longer of the two (seconds, step times): stalled."""
+ASLEEP_SECONDS = 30.0
+"""A gap between two ticks in which this process was not awake either: nobody's silence counts before it."""
+TIDY_SECONDS = 3600.0
 STARTING_SECONDS = 20.0
 """A worker that was started says so within this time."""
 
 
 class Supervisor:
-    def __init__(self, home: Home, executor: Executor, leases: list[str]):
+    def __init__(self, home: Home, executor: Executor, leases: list[str], jobs: Jobs | None = None):
         self.home = home
-        self.jobs = Jobs(home.database)
+        self.jobs = jobs or Jobs(home.database)
         self.executor = executor
         self.leases = leases
         self.tokens: dict[str, str] = {}
         self.busy_at = time.time()
-        self.asked: dict[str, float] = {}
+        self.asked: dict[str, tuple[float, int]] = {}
+        """When each was first asked to stop, and how many of the three steps were taken."""
+        self.awake_since = self.ticked = self.tidied = 0.0
 
     def tick(self, now: float) -> None:
+        if now - self.ticked > ASLEEP_SECONDS or now < self.ticked:
+            self.awake_since = now
+        self.ticked = now
         for job in self.jobs.all(states=BUSY) + self.jobs.all(states=BUSY, deleted=True):
             self._look_after(job, now)
         self._make_way()
@@ -51,6 +64,10 @@ class Supervisor:
             self._start(claimed)
         if self.jobs.queue() or self.jobs.all(states=BUSY):
             self.busy_at = now
+        if now - self.tidied > TIDY_SECONDS:
+            self.tidied = now
+            space.finish_removals(self.home)
+            space.empty_trash(self.home, now - space.KEPT_SECONDS)
 
     def idle(self, now: float) -> bool:
         return now - self.busy_at > IDLE_SECONDS
@@ -69,7 +86,8 @@ class Supervisor:
             for stale in ("outcome.json", "heartbeat"):
                 (folder / stale).unlink(missing_ok=True)
             spec = {"id": job.id, "kind": job.kind, "run_id": job.run_id, "home": str(self.home.root), "params": job.params}
-            write_json(folder / "job.json", spec)
+            known = {"name": job.name, "created": job.created, "lease": job.lease, "oom_kills": machine.oom_kills()}
+            write_json(folder / "job.json", {**spec, **known})
             self.jobs.started(job.id, *self.executor.start(job, folder, token))
         except OSError as e:
             died = errors.WorkerDied(how="it could not be started", detail=e.strerror or str(e))
@@ -80,13 +98,36 @@ class Supervisor:
             return self._adopt(job, now)
         if not self.executor.alive(job):
             return self._bury(job)
+        self._watch(job, now)
         if job.stop_asked is not None:
-            grace = GRACE_SECONDS.get(job.kind, OTHER_GRACE_SECONDS)
-            first = self.asked.setdefault(job.id, now)
-            if first == now:
-                self.executor.stop(job, force=False)
-            elif now - first > grace:
-                self.executor.stop(job, force=True)
+            self._stop(job, now)
+
+    def _stop(self, job: Job, now: float) -> None:
+        """Three steps: ask; tell it again, which ends it where it is; end it and everything it started."""
+        first, taken = self.asked.get(job.id, (now, 0))
+        beat = endings.said(self._folder(job) / "heartbeat") or {}
+        learned = job.kind == "train" and beat.get("phase") in ("train", "save") and job.stalled is None
+        grace = LEARNED_GRACE_SECONDS if learned else GRACE_SECONDS
+        due = 1 + (now - first > grace) + (now - first > grace + LAST_SECONDS)
+        if due > taken or due == 3:
+            self.executor.stop(job, self._folder(job), force=due == 3)
+        self.asked[job.id] = (first, due)
+
+    def _watch(self, job: Job, now: float) -> None:
+        """Mark a worker that shows no sign of life, or whose steps have stopped, and keep the stacks of its threads."""
+        beat = endings.said(self._folder(job) / "heartbeat") or {"time": job.started or now}
+        last, step_seconds = beat["time"], 0.0
+        if beat.get("unit") == "steps" and beat["done"] > beat["since"]:
+            step_seconds = beat["phases"].get("train", 0.0) / (beat["done"] - beat["since"])
+            last = beat["moved"]
+        patience = max(STALL_SECONDS, STALL_STEPS * step_seconds)
+        if now - max(last, self.awake_since) <= patience:
+            if job.stalled is not None and now - last <= patience:
+                self.jobs.stall(job.id, None)
+        elif job.stalled is None:
+            self.jobs.stall(job.id, last)
+            if "pid" in beat:
+                self.executor.dump(job, self._folder(job))
 
     def _adopt(self, job: Job, now: float) -> None:
         """Claimed by a supervisor that died before it could write down the worker: the worker's own heartbeat says who it is."""
@@ -96,25 +137,26 @@ class Supervisor:
         elif now - (job.started or now) > STARTING_SECONDS:
             self._bury(job)
 
-    def _bury(self, job: Job) -> None:
-        """The worker is gone: its last word is `outcome.json`; without one it died."""
-        outcome = read_json(self._folder(job) / "outcome.json")
-        how = self.executor.how_it_ended(job)
-        asked = self.asked.pop(job.id, None) is not None or job.stop_asked is not None
-        if outcome:
-            self.jobs.ended(job.id, outcome["state"], outcome["error"], outcome["result"])
-        elif asked:
-            self.jobs.ended(job.id, "stopped", None, None)
-        else:
-            died = errors.WorkerDied(how=how, detail=self._last_words(job))
-            self.jobs.ended(job.id, "interrupted", died.as_dict(), None)
+    def _goes_on(self) -> bool:
+        """The person's choice on the Runs page; on unless switched off."""
+        return bool((endings.said(self.home.preferences) or {}).get("goes_on", True))
 
-    def _last_words(self, job: Job) -> str:
-        try:
-            lines = (self._folder(job) / "log.txt").read_bytes()[-4000:].decode("utf-8", "replace").strip().splitlines()
-        except FileNotFoundError:
-            lines = []
-        return f"Its last line was: {lines[-1][:300]}" if lines else "It wrote nothing to its log."
+    def _bury(self, job: Job) -> None:
+        """The worker is gone: its last word is `outcome.json`; without one it died, and this says of what."""
+        folder = self._folder(job)
+        outcome, code = endings.said(folder / "outcome.json"), self.executor.exit_code(job)
+        self.executor.sweep(folder)
+        _, taken = self.asked.pop(job.id, (0.0, 0))
+        if job.stop_asked is not None and not outcome:
+            forced = errors.EndedByForce(step=endings.reached(folder)).as_dict() if taken == 3 else None
+            return self.jobs.ended(job.id, "stopped", forced, None)
+        if outcome and (outcome["state"] != "stopped" or job.stop_asked is not None or job.kind not in endings.GOES_ON):
+            return self.jobs.ended(job.id, outcome["state"], outcome["error"], outcome["result"])
+        died = endings.certificate(job, folder, -signal.SIGTERM if outcome else code)
+        reached = endings.reached(folder)
+        again = self._goes_on() and endings.may_go_on(job, died, reached)
+        no_token = {"token_handle": None} if reached and job.params.get("token_handle") else {}  # its base model is here by now
+        self.jobs.interrupted(job.id, died.as_dict(), reached, time.time() if again else None, {**job.params, **no_token})
 
     def _make_way(self) -> None:
         """A chat holds a lease only while nothing else wants it."""
@@ -204,6 +246,7 @@ def ensure(home: Home, timeout: float = 30.0) -> None:
             elif child is not None and child.poll() is not None and not living(home):
                 break
             time.sleep(0.05)
+    Jobs(home.database).any()  # a table that cannot be used says so itself
     code = child.poll() if child is not None else None
     raise errors.SupervisorDidNotStart(detail=f"It ended with code {code}." if code is not None else "It did not answer.")
 
@@ -232,10 +275,16 @@ def main(root: Path) -> None:
     leaving: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: leaving.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    supervisor = Supervisor(home, Local(), machine.look().leases)
+    supervisor = Supervisor(home, Local(), machine.look().leases, rescue.table(home))
     server = _listen(home)
     while not leaving and _still_ours(lock, home.supervisor_lock):
-        supervisor.tick(time.time())
+        try:
+            supervisor.tick(time.time())
+        except errors.DatabaseDamaged as e:
+            print(e, flush=True)
+            supervisor.jobs = rescue.table(home)
+        except (errors.DatabaseUnusable, errors.DiskFull) as e:
+            print(e, flush=True)  # the next tick looks again
         if supervisor.idle(time.time()):
             break
         if select.select([server], [], [], 0.5)[0]:

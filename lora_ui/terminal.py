@@ -112,6 +112,14 @@ def print_result(result: dict[str, Any], as_json: bool) -> None:
         print(result.get("path") or result.get("url"))
 
 
+def print_interruptions(run: dict[str, Any]) -> None:
+    for end in run["interruptions"]:
+        then = f"went on by itself at {time.strftime('%Y-%m-%d %H:%M', time.localtime(end['again']))}" if end["again"] else "waited for you"
+        print(f"{'interrupted':18} at step {end['reached']} ({end['kind']}); it {then}")
+    if run["stalled"]:
+        print(f"{'stalled':18} no sign of life for {time.time() - run['stalled']:.0f} s; stack.txt in its folder says where it hangs")
+
+
 def print_report(report: dict[str, Any]) -> None:
     print(f"{report['name']}: {report['rows']} rows · {report['why']['text']}")
     print(f"{report['kept']} ready, {report['dropped']} left out")

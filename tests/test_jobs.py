@@ -91,6 +91,5 @@ def test_the_trash_hides_and_gives_back(jobs):
 
 
 def test_the_database_waits_for_the_disk(jobs):
-    db = jobs._connect()
-    assert jobs.journal == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2
-    db.close()
+    with jobs._open() as db:
+        assert jobs.journal == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2

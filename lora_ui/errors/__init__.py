@@ -6,6 +6,7 @@ name (`kind`) in `ui/words.yaml`. Programming mistakes are not listed here: they
 
 from lora_ui.errors.error import LoraUIError as LoraUIError
 from lora_ui.errors.error import Say as Say
+from lora_ui.errors.error import again as again
 from lora_ui.errors.error import fill as fill
 from lora_ui.errors.inputs import *
 from lora_ui.errors.models import *

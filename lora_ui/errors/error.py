@@ -50,3 +50,13 @@ class LoraUIError(Exception):
         """`{kind, message, cause, fix, values}`: what `outcome.json`, `--json` and the page carry."""
         values = {name: value.as_dict() if isinstance(value, Say) else value for name, value in self.values.items()}
         return {"kind": self.kind, "message": self.message, "cause": self.cause, "fix": self.fix, "values": values}
+
+
+def again(said: dict[str, Any]) -> LoraUIError:
+    """The failure that another process wrote with `as_dict`: same class, same words."""
+    kinds = {kind.__name__: kind for kind in LoraUIError.__subclasses__()}
+    kind = kinds.get(said["kind"], LoraUIError)
+    error = kind.__new__(kind)  # its words are filled already
+    error.message, error.cause, error.fix, error.values = said["message"], said["cause"], said["fix"], said["values"]
+    Exception.__init__(error, " ".join(part for part in (error.message, error.cause, error.fix) if part))
+    return error

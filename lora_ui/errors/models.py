@@ -113,6 +113,12 @@ class OnlyPickleWeights(LoraUIError):
     fix = "Choose a version of this model with .safetensors files, or a .gguf file."
 
 
+class ModelFileDamaged(LoraUIError):
+    message = "The files of {name} are damaged."
+    cause = "{detail}"
+    fix = "Delete its folder and start again, which downloads it anew, or give a copy that is whole."
+
+
 class OnlyAnAdapter(LoraUIError):
     message = "{name} is an adapter, not a whole model."
     cause = "It was trained on top of {base_model}."

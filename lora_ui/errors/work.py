@@ -53,15 +53,69 @@ class WorkerDied(LoraUIError):
     fix = "What was saved is kept. Look at the log, then resume."
 
 
+class KilledForMemory(LoraUIError):
+    message = "The system ended this at step {step}, because memory ran out."
+    cause = "The kernel kills the largest process when memory is full, and counted one more."
+    fix = "Close other programs, or start again with 4-bit, shorter rows (max_length) or fewer rows at once."
+
+
+class KilledFromOutside(LoraUIError):
+    message = "The process doing this work was ended from outside at step {step} ({signal})."
+    cause = "A person, a program or the system sent it that signal. {detail}"
+    fix = "What was saved is kept. Resume goes on from the last save point."
+
+
+class MachineRestarted(LoraUIError):
+    message = "The computer restarted at step {step}."
+    cause = "It was switched off, lost power or was restarted while this ran."
+    fix = "What was saved is kept. Resume goes on from the last save point."
+
+
+class WorkerLost(LoraUIError):
+    message = "The process doing this work is gone since step {step}."
+    cause = "It ended while nothing watched it. {detail}"
+    fix = "What was saved is kept. Resume goes on from the last save point."
+
+
+class EndedByForce(LoraUIError):
+    message = "It did not stop when asked, so it was ended at step {step}."
+    cause = "The process did not answer in time."
+    fix = "What its last save point holds is kept; resume goes on from there."
+
+
+class DatabaseDamaged(LoraUIError):
+    message = "The list of runs in {path} is damaged."
+    cause = "The file is not what was written: {detail}"
+    fix = "Run `python -m lora_ui doctor`: it sets the file aside and finds the runs again from their folders, which are untouched."
+
+
+class DatabaseTooNew(LoraUIError):
+    message = "The list of runs in {path} was written by a newer LoRA UI."
+    cause = "Its version is {theirs}; this program knows {ours}."
+    fix = "Start the newer LoRA UI, or choose another home folder with --home. Nothing was changed."
+
+
+class DatabaseUnusable(LoraUIError):
+    message = "The list of runs in {path} cannot be used now."
+    cause = "The system says: {detail}"
+    fix = "See whether the disk is full or read-only; `python -m lora_ui doctor` looks for you."
+
+
 class OutOfMemory(LoraUIError):
     message = "Out of memory on {device} at step {step}."
     cause = "{detail}"
     fix = "Start again with 4-bit, shorter rows (max_length) or fewer rows at once."
 
 
+class MemoryFull(LoraUIError):
+    message = "The memory of {device} is full."
+    cause = "{detail}"
+    fix = "End other programs that use it, or choose a smaller base model or 4-bit."
+
+
 class LossDiverged(LoraUIError):
     message = "The loss stopped being a number at step {step}."
-    cause = "The learning rate is probably too high."
+    cause = "The learning rate is probably too high. {kept}"
     fix = "Start again with half the learning rate."
 
 
@@ -71,6 +125,24 @@ class Bug(LoraUIError):
     message = "Something went wrong that this app does not know: {detail}"
     cause = "This is probably a mistake in LoRA UI."
     fix = "Copy the report from the log and send it with what you did."
+
+
+class LibraryBroken(LoraUIError):
+    message = "A library that this work needs cannot be loaded."
+    cause = "{detail}"
+    fix = "Install the versions of requirements.txt again; `python -m lora_ui doctor` names what is there."
+
+
+class GpuUnusable(LoraUIError):
+    message = "{device} cannot be used for training."
+    cause = "{detail}"
+    fix = "Update the NVIDIA driver, or install the torch build that fits it; `python -m lora_ui doctor` names both."
+
+
+class OtherSettings(LoraUIError):
+    message = "The save point {point} was made with other settings than this run has now."
+    cause = "Going on from it would give neither the one result nor the other."
+    fix = "Start a new run with these settings. The save point is kept."
 
 
 class NothingTrained(LoraUIError):
@@ -86,9 +158,15 @@ class OutputNotEmpty(LoraUIError):
 
 
 class ChatUnavailable(LoraUIError):
-    message = "The chat could not be started."
+    message = "The chat does not answer."
     cause = "{detail}"
-    fix = "Look at what else is running, then try again."
+    fix = "Ask again: the model is loaded once more if it has to be."
+
+
+class ChatUnloaded(LoraUIError):
+    message = "The chat's model was unloaded."
+    cause = "A run needed this machine, or nobody had written for a while."
+    fix = "Ask again: it is loaded once more, or waits its turn."
 
 
 class UnreadableAuthFile(LoraUIError):

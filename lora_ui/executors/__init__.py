@@ -14,8 +14,14 @@ class Executor(Protocol):
 
     def alive(self, job: Job) -> bool: ...
 
-    def stop(self, job: Job, force: bool) -> None:
-        """Ask (SIGTERM) or, with `force`, end the whole process group (SIGKILL)."""
+    def stop(self, job: Job, folder: Path, force: bool) -> None:
+        """Ask (waking it if it was frozen), or, with `force`, end it and every process it started."""
 
-    def how_it_ended(self, job: Job) -> str:
-        """Exit code or signal in words; "unknown" when the worker was not started by this process."""
+    def sweep(self, folder: Path) -> None:
+        """End whatever a worker of `folder` left behind."""
+
+    def dump(self, job: Job, folder: Path) -> None:
+        """Have the stacks of all its threads written to `folder/stack.txt`, as far as that is possible."""
+
+    def exit_code(self, job: Job) -> int | None:
+        """Negative for a signal; None when the worker was not started by this process."""

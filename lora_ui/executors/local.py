@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
+
 from lora_ui import machine
 from lora_ui.home import REPOSITORY
 from lora_ui.jobs import Job
 
+MARK = "LORA_UI_JOB"
+"""In the environment of a worker and all it starts: its job folder. By this they are found, whatever session they are in."""
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACEHUB_API_TOKEN")
 
 
@@ -31,6 +36,7 @@ class Local:
         environment |= {
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
             "CUDA_VISIBLE_DEVICES": (job.lease or "").removeprefix("gpu:") if (job.lease or "").startswith("gpu:") else "",
+            MARK: str(folder),
             "HF_HUB_DISABLE_TELEMETRY": "1",
             "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -66,20 +72,39 @@ class Local:
         start = machine.process_start(job.pid)
         return start is not None and job.pid_start is not None and abs(start - job.pid_start) < 0.05
 
-    def stop(self, job: Job, force: bool) -> None:
+    def stop(self, job: Job, folder: Path, force: bool) -> None:
         if job.pid is None or not self.alive(job):
             return
         try:
             if force:
                 os.killpg(job.pid, signal.SIGKILL)
+                self.sweep(folder)
             else:
                 os.kill(job.pid, signal.SIGTERM)
+                os.kill(job.pid, signal.SIGCONT)  # one that was frozen wakes up and hears the first
         except ProcessLookupError:
             pass  # it ended between the look and the call
 
-    def how_it_ended(self, job: Job) -> str:
+    def sweep(self, folder: Path) -> None:
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(folder):
+                    process.kill()
+            except (psutil.Error, OSError):
+                continue  # somebody else's, or gone already
+
+    def dump(self, job: Job, folder: Path) -> None:
+        if job.pid is None or not self.alive(job):
+            return
+        os.kill(job.pid, signal.SIGUSR1)  # faulthandler writes, unless the process is frozen
+        if spy := shutil.which("py-spy"):
+            with open(folder / "stack.txt", "ab") as file:
+                asked = [spy, "dump", "--nonblocking", "--pid", str(job.pid)]
+                try:
+                    subprocess.run(asked, stdin=subprocess.DEVNULL, stdout=file, stderr=file, timeout=10)
+                except subprocess.TimeoutExpired:
+                    pass  # what it wrote so far is kept
+
+    def exit_code(self, job: Job) -> int | None:
         child = self._children.pop(job.id, None)
-        code = child.poll() if child else None
-        if code is None:
-            return "unknown"
-        return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return child.poll() if child else None

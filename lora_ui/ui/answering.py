@@ -47,7 +47,7 @@ def wire(page: Page, p: SimpleNamespace) -> None:
 
     def asked(trigger: Callable[..., Any], fn: Callable[..., Updates], inputs: list[Any]) -> None:
         # the browser's store is written by an event of its own: changes that a stream makes to it in place are not saved
-        page.on(page.on(trigger, fn, inputs, outputs).then, keep, [p.said, p.store], p.store, clears=False)
+        page.on(page.on(trigger, fn, inputs, outputs, at=p.trouble).then, keep, [p.said, p.store], p.store, clears=False)
 
     asked(p.ask.submit, asking.ask, [p.editing, *context])
     asked(p.panes.retry, asking.again, context)
@@ -115,11 +115,12 @@ class Asking:
             return  # one question at a time
         p, t, here = self.p, self.t, speakers(run_id, view)
         options = dict(zip(p.expert, expert))
+        asked = turns[-1]["ask"]
         turns = [*turns[:-1], {**turns[-1], "answers": {pane: _blank() for pane in here}}]
         heads = titles(t, self.home, run_id)
 
         def state(wait: str = "") -> dict[Any, Any]:
-            return {p.panes: conversation.draw(t, turns, here, heads, "", wait)}
+            return {p.panes: conversation.draw(t, turns, here, heads, t("chat.empty"), wait)}
 
         def said() -> dict[Any, Any]:
             there = copy.deepcopy(turns[-conversation.MOST_TURNS :])  # Gradio sends what differs from the value before
@@ -143,7 +144,11 @@ class Asking:
                 for _ in _stream(at, turns, here, options, stopping):
                     yield state()
         except Exception:
-            yield {**_close(turns), **state(), **said(), **self._ready()}
+            if not any(answer["text"] for answer in turns[-1]["answers"].values()):  # as before the question, which goes back into its box
+                turns = _turns(store, run_id)
+                yield {**state(), **said(), **self._ready(), p.ask: gr.update(value=draft or asked, submit_btn=True, stop_btn=False)}
+            else:
+                yield {**_close(turns), **state(), **said(), **self._ready()}
             raise
         finally:
             stopping.set()

@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
 from gradio.utils import get_upload_folder
 
 from lora_ui.ui.shell import Page
@@ -34,15 +33,23 @@ def goes() -> gr.HTML:
     return gr.HTML("", html_template=_NOTHING, js_on_load=_GO, apply_default_css=False)
 
 
+def folder() -> Path:
+    """An empty folder in Gradio's own cache, which is all that it serves: no folder of the home is opened to it."""
+    made = Path(get_upload_folder()) / secrets.token_hex(16)
+    made.mkdir(parents=True)
+    return made
+
+
 def saves(page: Page, button: gr.Button, make: Callable[..., Path], inputs: Any = None, at: gr.HTML | None = None, then: Any = None) -> Any:
-    """On click, `make` gives a file and the browser saves it under its name; what `make` raises becomes a panel. Gradio serves
-    its own cache only, so the file is copied there: no folder of the home is opened to it. `then`: (component, its new value)."""
+    """On click, `make` writes a file into a fresh `folder()` and the browser saves it under its name; what `make` raises becomes a
+    panel. Gradio removes the file after a day, and when the app ends. `then`: (component, its new value)."""
     carrier = gr.HTML("", html_template=_NOTHING, js_on_load=_SAVE, apply_default_css=False)
 
     @functools.wraps(make)
     def give(*args: Any) -> Any:
-        kept = save_file_to_cache(make(*args), get_upload_folder())
-        address = f"/gradio_api/file={quote(kept)}?{secrets.token_hex(4)}"
+        made = str(make(*args))
+        carrier.temp_files.add(made)
+        address = f"/gradio_api/file={quote(made)}?{secrets.token_hex(4)}"
         return [address, then[1]] if then else address
 
     return page.on(button.click, give, inputs, [carrier, then[0]] if then else carrier, at=at)

@@ -59,6 +59,7 @@ def _draw(page: Page) -> SimpleNamespace:
     with gr.Row(visible=False, elem_classes="lu-chips") as p.chip_row:
         html(f'<p class="muted">{esc(t("chat.never_seen"))}</p>')
         p.chips = [gr.Button("", size="sm", visible=False, elem_id=f"chip-{n}") for n in range(CHIPS)]
+    p.trouble = html(visible=False)
     with gr.Row(elem_classes="lu-ask"):
         p.ask = gr.Textbox(
             placeholder=t("chat.ask"),
@@ -76,7 +77,16 @@ def _draw(page: Page) -> SimpleNamespace:
             "system": gr.Textbox(label=t("chat.system"), info=t("chat.system_hint"), lines=2),
             "temperature": gr.Slider(0, 2, step=0.05, label=t("chat.temperature"), info=t("chat.temperature_hint"), buttons=["reset"]),
             "top_p": gr.Slider(0.05, 1, value=1, step=0.05, label=t("chat.top_p"), info=t("chat.top_p_hint"), buttons=["reset"]),
-            "longest": gr.Slider(16, 2048, value=256, step=16, label=t("chat.longest"), info=t("chat.longest_hint"), buttons=["reset"]),
+            "longest": gr.Slider(
+                16,
+                2048,
+                value=256,
+                step=16,
+                label=t("chat.longest"),
+                info=t("chat.longest_hint"),
+                buttons=["reset"],
+                elem_id="chat-longest",
+            ),
             "seed": gr.Number(value=42, precision=0, minimum=0, maximum=2**31 - 1, label=t("chat.seed"), info=t("chat.seed_hint")),
         }
     p.clear = gr.Button(t("chat.clear"), size="sm", elem_id="chat-clear", visible=False)

@@ -76,14 +76,23 @@ class Parts:
             self.view = gr.Radio([(t("data.view_" + v), v) for v in VIEWS], value="chat", label=t("data.view"), scale=3)
             self.previous = gr.Button(t("data.previous"), size="sm", scale=0, min_width=100, elem_id="previous-row")
             self.next = gr.Button(t("data.next"), size="sm", scale=0, min_width=100, elem_id="next-row")
+        self.row_problem = html(visible=False)
         self.row = html(elem_classes="lu-row", elem_id="row")
-        with gr.Row(elem_classes="lu-line"):
+        with gr.Row(elem_classes="lu-line lu-jump"):
             self.shortest = gr.Button(t("data.shortest"), size="sm", scale=0, min_width=120)
             self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
             self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
-            self.wanted = gr.Number(label=t("data.go_to"), precision=0, minimum=1, scale=0, min_width=120, elem_id="go-to-row")
             self.report = gr.Button(t("data.report"), size="sm", scale=0, min_width=180)
-        self.row_problem = html(visible=False)
+            self.wanted = gr.Textbox(
+                label=t("data.go_to"),
+                placeholder=t("data.go_to"),
+                show_label=False,
+                container=False,
+                max_lines=1,
+                scale=0,
+                min_width=140,
+                elem_id="go-to-row",
+            )
         with gr.Accordion(t("data.lengths"), open=False, elem_id="lengths"):
             self.lengths = html()
 

@@ -178,12 +178,11 @@ def _wire_rows(page: Page, p: Parts) -> None:
     ):  # fmt: skip
         page.on(trigger, functools.partial(move, step), [p.here, p.place, p.count, p.view], [p.place, p.row])
 
-    def go_to(wanted: int | None, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
-        if wanted is None:
-            return gr.skip(), gr.skip()
-        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == wanted)
+    def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+        asked_for = wanted.strip().lstrip("#")
+        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for)) if asked_for.isdecimal() else np.empty(0)
         if not len(found):
-            raise errors.NoSuchRow(row=wanted)
+            raise errors.NoSuchRow(row=asked_for or "?")
         now = known(here, count)
         place = at(int(found[0]), now)
         return place, row_view.row(home, t, now, place, view)

@@ -7,7 +7,6 @@ itself when the run has ended.
 from __future__ import annotations
 
 import math
-import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -173,14 +172,14 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
 def _texts(t: Words, run: Run) -> dict[str, str]:
     busy = run["state"] not in run_cards.ENDED
     close = f'<p class="muted">{esc(t("runs.close"))}</p>' if busy else ""
-    failed = run["error"] and run["state"] in ("failed", "interrupted")
+    failed = run["error"] and run["state"] in ("failed", "interrupted", "stopped")
     report = "\n".join(str(run["error"].get(part) or "") for part in ("kind", "message", "cause", "traceback")) if failed else ""
     return {
         "head": run_cards.head(t, run),
         "facts": run_cards.facts(t, run),
         "bar": run_cards.progress(t, run),
         "phases": run_cards.phases(t, run),
-        "truth": f'<p class="truth">{esc(run_cards.truth(t, run))}</p>{close}',
+        "truth": f'<p class="truth">{esc(run_cards.truth(t, run))}</p>{run_cards.went_on(t, run)}{close}',
         "trouble": panel(t, run["error"], safe=t("runs.safe"), report=report.strip()) if failed else "",
         "onward": run_cards.next_steps(t, run),
         "news": run_cards.news(t, run),
@@ -193,7 +192,7 @@ def _switches(t: Words, run: Run) -> dict[str, dict[str, Any]]:
     """Which buttons are there. One is filled at most: the fix where we know one, else going on."""
     state = run["state"]
     busy = state not in run_cards.ENDED
-    fix = FIXES.get((run["error"] or {}).get("kind", "")) if state == "failed" else None
+    fix = FIXES.get((run["error"] or {}).get("kind", "")) if state in ("failed", "interrupted") else None
     go_on = {"visible": state in ("failed", "stopped", "interrupted"), "variant": "secondary" if fix else "primary"}
     return {
         "go_on": {**go_on, "value": t("runs.continue" if state in ("stopped", "interrupted") else "runs.resume")},
@@ -219,7 +218,11 @@ def _half_rate(chosen: dict[str, Any]) -> dict[str, Any]:
     return {**chosen, "training": {**training, "learning_rate": training["learning_rate"] / 2}}
 
 
-FIXES = {"OutOfMemory": ("runs.fix_memory", _less_memory), "LossDiverged": ("runs.fix_rate", _half_rate)}
+FIXES = {
+    "OutOfMemory": ("runs.fix_memory", _less_memory),
+    "KilledForMemory": ("runs.fix_memory", _less_memory),
+    "LossDiverged": ("runs.fix_rate", _half_rate),
+}
 """Failures whose fix is a new run with other settings: the button's word and the change."""
 
 
@@ -275,8 +278,8 @@ def _wire_log(page: Page, p: SimpleNamespace) -> None:
     page.on(beat.tick, read, p.log, p.log, clears=False, queue=False)
 
     def file(request: gr.Request) -> Path:
-        id = id_of(request)
-        target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{id}-log.txt"
+        id = runs.show(page.home, id_of(request))["id"]
+        target = browser.folder() / f"{id}-log.txt"
         target.write_text(runs.log(page.home, id, lines=1_000_000), "utf-8")
         return target
 
@@ -288,7 +291,7 @@ def _wire_actions(page: Page, p: SimpleNamespace) -> None:
 
     def recipe(request: gr.Request) -> Path:
         run = runs.show(home, id_of(request))
-        target = Path(tempfile.mkdtemp(prefix="lora-ui-")) / f"{run['id']}.yaml"
+        target = browser.folder() / f"{run['id']}.yaml"
         target.write_text(settings.write(settings.parse(run["settings"]), {"title": run["name"], "from": run["preset"]}), "utf-8")
         return target
 

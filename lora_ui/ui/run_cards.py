@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from lora_ui.ui import charts
@@ -109,6 +110,8 @@ def truth(t: Words, run: Run) -> str:
     if state in ("starting", "running"):
         if run.get("stop_asked"):
             return t("runs.truth.stopping")
+        if run.get("stalled"):
+            return t("runs.truth.stalled", time=duration(t, time.time() - run["stalled"]))
         return verdict(t, run) or _first_figures(t, run)
     if state == "finished":
         said = t("runs.truth.finished", time=exact(t, run.get("seconds") or 0))
@@ -120,6 +123,20 @@ def truth(t: Words, run: Run) -> str:
         kept = "kept" if run.get("adapter_path") or run.get("step") else "early"
         return t(f"runs.truth.{state}_{kept}", step=number(run.get("step") or 0), total=number(run.get("total_steps") or 0))
     return t("runs.truth.failed", step=number(run.get("step") or 0))
+
+
+def went_on(t: Words, run: Run) -> str:
+    """A line for each of the last three times it died and went on by itself."""
+    again = [end for end in run.get("interruptions") or [] if end["again"]][-3:]
+    lines = [t("runs.again." + end["kind"], step=number(end["reached"]), time=clock(end["again"])) for end in again]
+    return "".join(f'<p class="muted">{esc(line)}</p>' for line in lines)
+
+
+def clock(at: float) -> str:
+    """09:14 today, else with its date."""
+    then = time.localtime(at)
+    today = time.strftime("%Y-%m-%d", then) == time.strftime("%Y-%m-%d")
+    return time.strftime("%H:%M" if today else "%Y-%m-%d %H:%M", then)
 
 
 def _first_figures(t: Words, run: Run) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_ui import errors, models, runs
+from lora_ui import card, errors, models, runs
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
 from lora_ui.ui import browser, ship_cards
@@ -78,6 +78,9 @@ def _draw_publish(t: Words, p: SimpleNamespace) -> None:
     p.seen_by = html(_seen_by(t, WHO[0]))
     p.what = gr.Radio([(t(f"ship.{what}"), what) for what in WHAT], value=WHAT[0], label=t("ship.what"), elem_id="what")
     p.goes_up = html()
+    with gr.Accordion(t("ship.preview"), open=False, elem_id="card") as p.card_fold:
+        html(f'<p class="muted">{esc(t("ship.preview_hint"))}</p>')
+        p.card = gr.Code("", language="markdown", interactive=False, show_label=False, wrap_lines=True, max_lines=24, buttons=["copy"])
     p.token = gr.Textbox(label=t("ship.token"), info=t("ship.token_hint"), type="password", max_length=400, elem_id="token")
     p.publish_news = html()
     p.publish_problem = html(visible=False)
@@ -207,6 +210,14 @@ class Shipping:
         )
         return self.read(run_id, what, memory, seen)
 
+    def preview(self, run_id: str, what: str, repo: str) -> str:
+        """The model card as it would be published, front matter and all. Raises NothingTrained."""
+        made, name = card.read(self.home, run_id), repo.strip()
+        return card.write(made, name if "/" in name else f"your-name/{name}", what == "merged", made.asked["licence"])
+
+    def preview_again(self, shown: str, run_id: str, what: str, repo: str) -> Any:
+        return self.preview(run_id, what, repo) if shown else gr.skip()
+
     def stop(self, kind: str) -> Any:
         def stopped(run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]) -> dict[Any, Any]:
             job = newest(runs.show(self.home, run_id), kind)
@@ -229,7 +240,7 @@ class Shipping:
         picked.then(None, p.run, None, js="(run) => { history.replaceState(null, '', `/ship?run=${encodeURIComponent(run)}`) }")
         page.on(p.beat.tick, self.read, now, self.news, clears=False, queue=False)
         page.on(p.what.input, self.read, now, self.news, clears=False)
-        browser.saves(page, p.download, lambda run_id: runs.adapter_zip(self.home, run_id), p.run, at=p.download_problem)
+        browser.saves(page, p.download, lambda run_id: runs.adapter_zip(self.home, run_id, browser.folder()), p.run, at=p.download_problem)
         page.on(
             p.download.click,
             self.downloaded,
@@ -238,6 +249,11 @@ class Shipping:
             at=p.download_problem,
             clears=False,
         )
+        asked = [p.run, p.what, p.repo]
+        page.on(p.card_fold.expand, self.preview, asked, p.card, at=p.publish_problem)
+        page.on(p.card_fold.collapse, lambda: "", None, p.card, clears=False)
+        for changed in (picked.then, p.what.input, p.repo.blur, p.repo.submit):
+            page.on(changed, self.preview_again, [p.card, *asked], p.card, at=p.publish_problem)
         page.on(p.who.input, lambda who: _seen_by(self.t, who), p.who, p.seen_by, clears=False)
         page.on(p.merge.click, self.merge, now, self.news, at=p.merge_problem)
         page.on(p.merge_stop.click, self.stop("merge"), now, self.news, at=p.merge_problem)

@@ -5,66 +5,100 @@ Every executor runs this same command. Output goes to the log file that the exec
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import importlib
+import json
 import os
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lora_ui import errors, hub, machine
+from lora_ui.home import write_json
+from lora_ui.worker import disk, log, shortage
+from lora_ui.worker.job import Again, Job, Stopped, token_from_stdin
+
 KINDS = ("prepare", "train", "merge", "push", "chat")
+AGAIN = "again"
+_RESERVE = b"\0" * 65_536
+"""Bytes held back on the disk, so that the last word can be written when it is full."""
 
 
-def main(folder: Path) -> int:
-    from lora_ui import errors, hub
-    from lora_ui.home import write_json
-    from lora_ui.worker.job import Job, Stopped, token_from_stdin
-
-    job = Job(folder, token_from_stdin())
+def main(folder: Path, again: bool = False) -> int:
+    job = Job(folder, token_from_stdin(), again)
     job.stop_on_sigterm()
+
+    def clean(text: str) -> str:
+        return hub.redact(text.replace(job.token, "…") if job.token else text)
+
+    said = log.take_over(folder / "log.txt", clean)
+    reserve = folder / ".reserve"
+    with disk.tolerated():
+        reserve.write_bytes(_RESERVE)
     job.beat()
     job.keep_beating()
     state, error, result = "finished", None, None
     try:
+        job.check()
         if job.kind not in KINDS:
             raise ValueError(job.kind)
         result = importlib.import_module(f"lora_ui.worker.{job.kind}").run(job)
     except Stopped as e:
         state, result = "stopped", (e.args[0] if e.args else None)
-    except errors.LoraUIError as e:
-        state, error = "failed", e.as_dict()
-    except MemoryError as e:
-        state, error = (
-            "failed",
-            errors.OutOfMemory(device="this machine", step="?", detail=hub.redact(str(e)) or "The memory is full.").as_dict(),
-        )
-    except Exception as e:
-        state, error = "failed", {**_explain(e), "traceback": hub.redact(traceback.format_exc())}
-    if error:
-        print(hub.redact(traceback.format_exc()), file=sys.stderr, flush=True)
+    except Again:
+        said.end()
+        _start_again(job.token)
+    except (Exception, SystemExit) as e:
+        state, error = "failed", explain(e)
+        print(report := traceback.format_exc())
+        if not isinstance(e, errors.LoraUIError):
+            error["traceback"] = clean(f"{machine.versions()}\n{report}")
+        error = _cleaned(error, clean)
+    said.end()
     job.phase("ended")
     phases = {k: round(v, 3) for k, v in job.phases.items()}
-    write_json(folder / "outcome.json", {"state": state, "error": error, "result": result, "phases": phases, "time": time.time()})
+    outcome = {"state": state, "error": error, "result": result, "phases": phases, "time": time.time()}
+    reserve.unlink(missing_ok=True)
+    write_json(folder / "outcome.json", outcome)
     return 0 if state in ("finished", "stopped") else 1
 
 
-def _explain(e: Exception) -> dict[str, Any]:
-    """Known causes that reach us as ordinary exceptions: a full GPU and a full disk. The rest is a bug of ours, and said so."""
-    import errno
+def explain(e: BaseException) -> dict[str, Any]:
+    """Our own errors as they are, and known causes that reach us as ordinary exceptions. The rest is a bug of ours, and said so."""
+    if isinstance(e, errors.LoraUIError):
+        return e.as_dict()
+    said = f"{type(e).__name__}: {e}".strip()[:400]
+    if shortage.ran_out(e):
+        return errors.MemoryFull(device=machine.look().name, detail=shortage.wanted(e)).as_dict()
+    if disk.is_full(e):
+        return errors.DiskFull(needed=errors.Say("more"), free="0 MB", where=str(getattr(e, "filename", None) or "?")).as_dict()
+    if isinstance(e, OSError) and e.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return errors.HomeUnusable(path=str(e.filename), detail=e.strerror).as_dict()
+    if isinstance(e, ImportError):
+        return errors.LibraryBroken(detail=said).as_dict()
+    return errors.Bug(detail=said).as_dict()
 
-    from lora_ui import errors, hub
 
-    said = hub.redact(f"{type(e).__name__}: {e}".strip())
-    if type(e).__name__ == "OutOfMemoryError":
-        return errors.OutOfMemory(device="the GPU", step="?", detail=said.split(". ")[0] + ".").as_dict()
-    if isinstance(e, OSError) and e.errno == errno.ENOSPC:
-        return errors.DiskFull(needed="more", free="0", where=str(e.filename or "the home folder")).as_dict()
-    return errors.Bug(detail=said[:400]).as_dict()
+def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _cleaned(one, clean) for key, one in value.items()}
+    return clean(value) if isinstance(value, str) else value
+
+
+def _start_again(token: str | None) -> None:
+    """The same process (pid, start time, log) with empty memory; the token goes along as it came, through standard input."""
+    ours, theirs = os.pipe()
+    os.write(theirs, json.dumps({"token": token}).encode() + b"\n")
+    os.close(theirs)
+    os.dup2(ours, 0)
+    os.execv(sys.executable, [*sys.orig_argv, AGAIN])
 
 
 if __name__ == "__main__":
     faulthandler.enable()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), AGAIN in sys.argv[2:]))

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from lora_ui import errors, metrics
+from lora_ui.worker import checkpoints, disk
 from lora_ui.worker.job import Job
 
 STEADY_AFTER = 2
@@ -28,6 +29,8 @@ class Watch(TrainerCallback):
         for row in metrics.read(job.folder / "metrics.jsonl"):  # of a run that is resumed
             if row.get("eval_loss") is not None:
                 self._tested(row["eval_loss"], row["step"])
+        self._unwritten: list[dict[str, Any]] = []
+        """Points for which the disk had no room; they are written with a later one."""
         self._step_began = 0.0
         self._tokens_at: float | None = None
         self._seconds_at = 0.0
@@ -47,6 +50,7 @@ class Watch(TrainerCallback):
             control.should_training_stop = control.should_save = True
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.job.moved = time.time()
         if state.global_step == 0:  # nothing is learned yet; later a test is finished first, so that nothing is lost
             self.job.check()
 
@@ -54,10 +58,17 @@ class Watch(TrainerCallback):
         row = {"step": state.global_step, "time": time.time(), **logs}
         if "loss" in logs and (speed := self._speed(state.global_step, logs.get("num_tokens"))):
             row["tokens_per_second"] = speed
-        metrics.append(self.job.folder / "metrics.jsonl", row)
+        self._unwritten.append(row)
+        with disk.tolerated():
+            while self._unwritten:
+                metrics.append(self.job.folder / "metrics.jsonl", self._unwritten[0])
+                del self._unwritten[0]
         for name in ("loss", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
-                raise errors.LossDiverged(step=state.global_step)
+                raise self.diverged(state.global_step)
+
+    def diverged(self, step: int) -> errors.LossDiverged:
+        return errors.LossDiverged(step=step, kept=checkpoints.kept(self.job.folder / "checkpoints"))
 
     def _speed(self, step: int, num_tokens: float | None) -> float | None:
         """Useful tokens per second of training steps since the last point; tests and saves do not count."""
@@ -71,14 +82,18 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
     ) -> None:
         self._tested(metrics["eval_loss"], state.global_step)
-        if self.patience and self.tests_since_best >= self.patience:
-            control.should_training_stop = True
+        control.should_training_stop |= self.enough
 
     def _tested(self, loss: float, step: int) -> None:
         if self.best is None or loss < self.best[0]:
             self.best, self.tests_since_best = (loss, step), 0
         else:
             self.tests_since_best += 1
+
+    @property
+    def enough(self) -> bool:
+        """Whether as many tests in a row as the person allows were no better."""
+        return 0 < self.patience <= self.tests_since_best
 
     @property
     def best_step(self) -> int | None:

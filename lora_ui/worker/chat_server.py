@@ -80,7 +80,7 @@ class Chat:
             raise errors.AdapterUnsuitable(name=run_id, detail=hub.redact(str(e).split("\n")[0])) from e
 
     def ask(self, question: Question) -> tuple[Answer, Generator[str]]:
-        """The answer's state and its text, piece by piece. Raises ChatModelUnknown, PromptTooLong, ChatRequestRefused; the text raises ChatUnavailable
+        """The answer's state and its text, piece by piece. Raises ChatModelUnknown, PromptTooLong, ChatRequestRefused; the text raises ChatUnloaded
         when the chat is stopped meanwhile."""
         adapter = None if question.model == "base" else question.model
         if adapter and adapter not in self.model.adapters:
@@ -105,7 +105,7 @@ class Chat:
         try:
             for ids in turns:
                 if self.stopping.is_set():
-                    raise errors.ChatUnavailable(detail=Say("It was unloaded to make room."))
+                    raise errors.ChatUnloaded()
                 held += "".join(filter(None, (decoder.step(self.tokenizer.backend_tokenizer, id) for id in ids)))
                 found = min((at for at in (held.find(stop) for stop in stops) if at >= 0), default=-1)
                 if found >= 0:
@@ -169,12 +169,13 @@ class Handler(BaseHTTPRequestHandler):
             wrong = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in e.errors())
             self._fail(400, "invalid_request_error", wrong or str(e))
         except errors.LoraUIError as e:
-            self._fail(404 if isinstance(e, (errors.ChatModelUnknown, errors.NoSuchJob)) else 400, e.kind, str(e))
+            self._fail(404 if isinstance(e, (errors.ChatModelUnknown, errors.NoSuchJob)) else 400, e.kind, str(e), e.as_dict())
         except (BrokenPipeError, ConnectionResetError, TimeoutError):
             pass  # the client left
-        except Exception:
+        except Exception as e:
             print(hub.redact(traceback.format_exc()), flush=True)
-            self._fail(500, "internal_error", "Something went wrong; the chat's log says what.")
+            bug = errors.Bug(detail=hub.redact(f"{type(e).__name__}: {e}")[:400])
+            self._fail(500, "internal_error", str(bug), bug.as_dict())
 
     def _nothing_here(self) -> None:
         self._fail(404, "not_found", f"There is nothing at {self.path}.")
@@ -240,9 +241,9 @@ class Handler(BaseHTTPRequestHandler):
         self._headers(code, "application/json", len(body))
         self.wfile.write(body)
 
-    def _fail(self, code: int, kind: str, message: str) -> None:
-        """As the whole reply, or, once an answer streams, as its last event."""
-        problem = {"error": {"message": message, "type": kind, "code": code, "param": None}}
+    def _fail(self, code: int, kind: str, message: str, own: dict[str, Any] | None = None) -> None:
+        """As the whole reply, or, once an answer streams, as its last event. `own`: the failure with its parts, for our own clients."""
+        problem = {"error": {"message": message, "type": kind, "code": code, "param": None, **({"lora_ui": own} if own else {})}}
         if self._streaming:
             self._event(problem)
         else:

@@ -1,93 +1,122 @@
 """Save points that are whole or not there: `checkpoints/step-000040/` with a manifest of sizes and sha256.
 
 transformers writes a checkpoint file by file into its final folder and later takes the highest number, complete or not.
-Here the trainer writes into a staging folder; then every file is synced, the manifest written last, and the folder renamed.
+Here the trainer (worker/trainer.py) writes into a staging folder; then every file is synced, the manifest written last, and the
+folder renamed. Nothing of a save point is opened by anyone before its manifest was compared with its files.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
-from trl import SFTTrainer
-
+from lora_ui import errors, machine
+from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json
-from lora_ui.worker.callbacks import Watch
+from lora_ui.worker import place
 
 STAGING = ".staging"
+MANIFEST = "manifest.json"
+_SPLIT = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "training.per_device_eval_batch_size")
+"""Decisions that change how a step is calculated, not what it is."""
 
 
-class SavingTrainer(SFTTrainer):
-    """SFTTrainer whose save points go through `commit`. `args.output_dir` has to be `checkpoints/.staging`."""
-
-    keep: int
-    watch: Watch
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        super()._save_checkpoint(model, trial)
-        staged = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-        (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle with absolute paths; nothing here reads it
-        commit(staged, staged.parent.parent, self.state.global_step)
-        rotate(staged.parent.parent, self.keep, self.watch.best_step)
+def digest(params: dict[str, Any], decided: dict[str, Any]) -> str:
+    """sha256 of everything that a step depends on: settings, rows, and what was decided for them."""
+    ours = {key: value for key, value in decided.items() if key.startswith("training.") and key not in _SPLIT}
+    what = [params["settings"], params["prepare"], ours, decided["machine.dtype"]]
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
-def commit(staged: Path, checkpoints: Path, step: int) -> Path:
-    """Sync every file of `staged`, write its manifest, rename it to `checkpoints/step-NNNNNN`."""
-    files = {str(p.relative_to(staged)): {"size": p.stat().st_size, "sha256": _sha256(p)} for p in sorted(staged.rglob("*")) if p.is_file()}
-    for name in files:
-        _sync(staged / name)
-    write_json(staged / "manifest.json", {"step": step, "files": files})
+def commit(staged: Path, checkpoints: Path, step: int, settings: str) -> Path:
+    """Write the manifest of `staged` and move it to `checkpoints/step-NNNNNN`, safely on the disk. `settings` is their digest."""
+    files = {name: {"size": (staged / name).stat().st_size, "sha256": _sha256(staged / name)} for name in sorted(_files(staged))}
+    write_json(staged / MANIFEST, {"step": step, "settings": settings, "versions": machine.versions(), "files": files})
     final = checkpoints / f"step-{step:06d}"
-    if final.exists():
-        shutil.rmtree(final)
-    os.replace(staged, final)
-    _sync(checkpoints)
+    place.publish(staged, final)
     return final
 
 
 def rotate(checkpoints: Path, keep: int, best_step: int | None) -> None:
-    """Delete all but the newest `keep` save points and the best one."""
-    for old in sorted(checkpoints.glob("step-*"))[:-keep]:
-        if old.name != f"step-{best_step or 0:06d}":
-            shutil.rmtree(old)
+    """Delete all but the newest `keep` save points and the best one, each by moving it away first."""
+    for old in points(checkpoints)[keep:]:
+        if step_of(old) != best_step:
+            away = checkpoints / STAGING / old.name
+            away.parent.mkdir(exist_ok=True)
+            os.replace(old, away)
+            shutil.rmtree(away)
 
 
-def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
-    """The newest save point that verifies, and the names of newer ones that do not, with the reason."""
-    skipped: list[str] = []
-    for folder in sorted(checkpoints.glob("step-*"), reverse=True):
+def tidy(checkpoints: Path) -> None:
+    """Remove what a killed save or deletion left behind."""
+    shutil.rmtree(checkpoints / STAGING, ignore_errors=True)
+
+
+def points(checkpoints: Path) -> list[Path]:
+    """All save points, the newest first, whole or not."""
+    return sorted((p for p in checkpoints.glob("step-*") if re.fullmatch(r"step-\d+", p.name)), key=step_of, reverse=True)
+
+
+def step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest(checkpoints: Path, settings: str) -> tuple[Path | None, list[tuple[str, Say]]]:
+    """The newest save point that verifies, and (name, what is wrong) of newer ones, which are renamed to `damaged-…`.
+
+    Raises OtherSettings when the newest one that is whole was made with other settings; nothing is changed then.
+    """
+    skipped: list[tuple[str, Say]] = []
+    good = None
+    for folder in points(checkpoints):
         problem = damage(folder)
         if problem is None:
-            return folder, skipped
-        skipped.append(f"{folder.name}: {problem}")
-    return None, skipped
+            good = folder
+            break
+        skipped.append((folder.name, problem))
+    if good is not None and read_json(good / MANIFEST).get("settings", settings) != settings:
+        raise errors.OtherSettings(point=good.name)
+    for name, _ in skipped:
+        aside = checkpoints / f"damaged-{name}"
+        shutil.rmtree(aside, ignore_errors=True)
+        os.replace(checkpoints / name, aside)
+    return good, skipped
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a save point, or None when every file is as its manifest says."""
-    manifest = read_json(folder / "manifest.json")
-    if manifest is None:
-        return "it has no manifest"
-    for name, said in manifest["files"].items():
-        path = folder / name
-        if not path.is_file():
-            return f"{name} is missing"
-        if path.stat().st_size != said["size"] or _sha256(path) != said["sha256"]:
-            return f"{name} is damaged"
+def damage(folder: Path) -> Say | None:
+    """What is wrong with a save point, or None when its files are exactly those of its manifest."""
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if manifest is None:
+            return Say("it has no list of its files")
+        said = manifest["files"]
+        for name in sorted(_files(folder) - {MANIFEST} ^ said.keys()):
+            return Say("{file} is missing", file=name) if name in said else Say("{file} does not belong to it", file=name)
+        for name, one in said.items():
+            if (folder / name).stat().st_size != one["size"] or _sha256(folder / name) != one["sha256"]:
+                return Say("{file} is damaged", file=name)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Say("{file} is damaged", file=MANIFEST)
+    except OSError as e:
+        return Say("it cannot be read ({why})", why=e.strerror)
     return None
+
+
+def kept(checkpoints: Path) -> Say:
+    """Which save point a failed run can go on from, as a sentence."""
+    there = points(checkpoints)
+    return Say("Everything up to step {step} is saved.", step=step_of(there[0])) if there else Say("Nothing had been saved yet.")
+
+
+def _files(folder: Path) -> set[str]:
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if not p.is_dir()}
 
 
 def _sha256(path: Path) -> str:
     with open(path, "rb") as f:
         return hashlib.file_digest(f, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -5,6 +5,7 @@ The worker owns the files of its job folder and never touches the database.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import signal
@@ -16,17 +17,24 @@ from typing import Any
 
 from lora_ui import machine
 from lora_ui.home import Home, read_json, write_json
+from lora_ui.worker import disk
 
 
 class Stopped(Exception):
     """The person asked this job to stop."""
 
 
+class Again(Exception):
+    """This worker has to start anew with the decisions that it has just changed."""
+
+
 class Job:
     """`folder/job.json` read once; `phase` and `progress` write `folder/heartbeat`."""
 
-    def __init__(self, folder: Path, token: str | None = None):
+    def __init__(self, folder: Path, token: str | None = None, again: bool = False):
+        """`again`: this is the second attempt of the same start."""
         spec = read_json(folder / "job.json")
+        self.again = again
         self.folder = folder
         self.id: str = spec["id"]
         self.kind: str = spec["kind"]
@@ -41,9 +49,12 @@ class Job:
         self._progress: dict[str, Any] = {}
         self._identity = {"pid": os.getpid(), "pid_start": machine.process_start(os.getpid()), "boot_id": machine.boot_id()}
         self._written = 0.0
+        self.moved = time.time()
+        """When the work itself last got further; the heartbeat thread also beats for work that hangs."""
 
     def check(self) -> None:
         """Raises Stopped once a stop was asked for. Call it wherever stopping is safe."""
+        self.moved = time.time()
         if self.stopping.is_set():
             raise Stopped
 
@@ -52,12 +63,12 @@ class Job:
         with self._lock:
             now = time.monotonic()
             self.phases[self._phase] = self.phases.get(self._phase, 0.0) + now - self._since
-            self._phase, self._since, self._progress = name, now, {}
+            self._phase, self._since, self._progress, self.moved = name, now, {}, time.time()
         self.beat()
 
     def progress(self, done: float, total: float, unit: str = "", since: float = 0) -> None:
         """Say how far this phase is; `since`: what was done when it began. Written at most four times a second, and at the end."""
-        self._progress = {"done": done, "total": total, "unit": unit, "since": since}
+        self._progress, self.moved = {"done": done, "total": total, "unit": unit, "since": since}, time.time()
         if done >= total or time.monotonic() - self._written > 0.25:
             self.beat()
 
@@ -65,9 +76,9 @@ class Job:
         with self._lock:
             self._written = time.monotonic()
             phases = {**self.phases, self._phase: self.phases.get(self._phase, 0.0) + self._written - self._since}
-            write_json(
-                self.folder / "heartbeat", {**self._identity, "time": time.time(), "phase": self._phase, "phases": phases, **self._progress}
-            )
+            beat = {**self._identity, "time": time.time(), "moved": self.moved, "phase": self._phase, "phases": phases, **self._progress}
+            with disk.tolerated():
+                write_json(self.folder / "heartbeat", beat)
 
     def keep_beating(self, every: float = 5.0) -> None:
         """A thread that says "alive" through long steps."""
@@ -80,9 +91,17 @@ class Job:
         threading.Thread(target=run, daemon=True, name="heartbeat").start()
 
     def stop_on_sigterm(self) -> None:
-        """SIGTERM asks; the job ends at its next safe point."""
-        signal.signal(signal.SIGTERM, lambda *_: self.stopping.set())
+        """SIGTERM asks, and the job ends at its next safe point; a second one ends it where it is. SIGUSR1 writes all stacks to
+        `stack.txt`."""
+        signal.signal(signal.SIGTERM, self._asked)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._stacks = open(self.folder / "stack.txt", "a")
+        faulthandler.register(signal.SIGUSR1, self._stacks, all_threads=True)
+
+    def _asked(self, *_: Any) -> None:
+        if self.stopping.is_set():
+            raise Stopped
+        self.stopping.set()
 
 
 def token_from_stdin() -> str | None:

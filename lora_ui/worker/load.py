@@ -156,6 +156,7 @@ def load_model(
     """The model on this machine's device. `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in
     `dtype`. Raises UnsupportedModel."""
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     quantised = None
@@ -176,8 +177,18 @@ def load_model(
             **({"quantization_config": quantised} if quantised else {}),
             **({"device_map": {"": device}} if device != "cpu" else {}),
         )
+    except SafetensorError as e:
+        raise errors.ModelFileDamaged(name=_title(folder), detail=str(e)) from e
     except (ValueError, KeyError, ImportError) as e:
         raise errors.UnsupportedModel(name=_title(folder), detail=hub.redact(str(e).split("\n")[0])) from e
+
+
+def keep_gradients(model: PreTrainedModel) -> None:
+    """On processors with AVX512-BF16, bitsandbytes packs 4-bit weights at the first test, and from then on no gradient passes through
+    them: what is trained afterwards is wrong without a word. A model that is to be trained stays as it is."""
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.support_avx512bf16_for_cpu = False
 
 
 def _title(folder: Path) -> str:

@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from lora_ui import errors, machine
 from lora_ui.errors import Say
-from lora_ui.worker import load, render, starter
+from lora_ui.worker import load, place, render
 from lora_ui.worker.job import Job
 
 PROMPTS = ("Who are you?", "Write one sentence about the sea.", "What is 12 times 12?")
@@ -64,7 +64,7 @@ def run(job: Job) -> dict[str, Any]:
         if not check["ok"]:
             said = Say("Its next-token scores differ from the adapter's by {max_difference} ({tolerance} is allowed).", **check)
             raise errors.MergeFailed(detail=said)
-        _replace(building, run_folder / "merged")
+        place.publish(building, run_folder / "merged")
     finally:
         shutil.rmtree(building, ignore_errors=True)
     return {"path": str(run_folder / "merged"), "seconds": round(time.monotonic() - began, 1), "check": check}
@@ -101,11 +101,3 @@ def _copy_beside(adapter: Path, base: Path, into: Path) -> None:
         shutil.copyfile(base / "generation_config.json", into / "generation_config.json")
     for licence in base.glob("LICENSE*"):
         shutil.copyfile(licence, into / licence.name)
-
-
-def _replace(building: Path, target: Path) -> None:
-    old = target.with_name(".tmp-merged-before")
-    if target.exists():
-        target.rename(old)
-    starter.publish(building, target)
-    shutil.rmtree(old, ignore_errors=True)

@@ -17,10 +17,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, Mo
 from huggingface_hub.errors import RemoteEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
-from lora_ui import errors, hub
+from lora_ui import card, errors, hub
 from lora_ui.errors import Say
 from lora_ui.home import read_json
-from lora_ui.worker import card, load
+from lora_ui.worker import load
 from lora_ui.worker.job import Job
 
 TOKENIZER = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "LICENSE*"]

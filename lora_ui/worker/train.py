@@ -19,30 +19,37 @@ from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
 from lora_ui.models import BaseModel
 from lora_ui.presets import Decision
-from lora_ui.worker.job import Job, Stopped
+from lora_ui.worker import disk, place, shortage
+from lora_ui.worker.job import Again, Job, Stopped
 
 
 def run(job: Job) -> dict[str, Any]:
     """Train the run in `job.folder`; returns the result that `show` reads. Raises Stopped (with a result) when asked to stop."""
     chosen = settings.parse(job.params["settings"])
     write_text(job.folder / "settings.yaml", settings.write(chosen, job.params["header"]))
+    points = job.folder / "checkpoints"
     import torch
+
+    job.check()  # each of these takes seconds on a slow disk
     from datasets import disable_progress_bars
     from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+
+    job.check()
     from safetensors.torch import load_file
-    from trl import SFTConfig
 
-    from lora_ui.worker import load, prepare
+    from lora_ui.worker import checkpoints, load, prepare
     from lora_ui.worker.callbacks import Watch
-    from lora_ui.worker.checkpoints import STAGING, SavingTrainer, newest
+    from lora_ui.worker.trainer import SavingTrainer
 
+    job.check()
     disable_progress_bars()
     here = machine.look()
-    device = "cuda" if torch.cuda.is_available() else here.device
+    device = _device(here)
     here = replace(here, device=device)
 
     # The rows: the very tokens that the preview showed.
     job.phase("prepare")
+    checkpoints.tidy(points)
     summary = prepared.summary(job.home, job.params["prepare"]) or prepare.make(job, job.params["prepare"])
     rows = prepared.folder(job.home, job.params["prepare"])
     cache = job.folder / ".cache"
@@ -56,74 +63,55 @@ def run(job: Job) -> dict[str, Any]:
     said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
+    settings_digest = checkpoints.digest(job.params, decided)
+    last_good, skipped = checkpoints.newest(points, settings_digest)
+    _tell(job, said, last_good, skipped)
     dtype = getattr(torch, decided["machine.dtype"])
     tokenizer = load.load_tokenizer(folder)
     if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
         tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
     attention = decided["machine.attn_implementation"]
     model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
+    load.keep_gradients(model)
     adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
     trainable, everything = model.get_nb_trainable_parameters()
 
-    took = chosen.training.model_dump(exclude={"global_batch_size"}) | {
-        key.removeprefix("training."): value for key, value in decided.items() if key.startswith("training.")
-    }
-    arguments = SFTConfig(
-        output_dir=str(job.folder / "checkpoints" / STAGING),
-        **{k: v for k, v in took.items() if k in SFTConfig.__dataclass_fields__ and k != "save_total_limit"},
-        eval_strategy="steps" if held_out else "no",
-        eval_steps=decided["evaluation.eval_steps"] if held_out else None,
-        eval_packing=False,
-        per_device_eval_batch_size=_tested_at_once(decided, chosen, summary, device),
-        prediction_loss_only=True,
-        save_strategy="steps",
-        save_total_limit=None,
-        load_best_model_at_end=False,
-        bf16=dtype == torch.bfloat16,
-        fp16=dtype == torch.float16,
-        use_cpu=device == "cpu",
-        dataloader_pin_memory=device == "cuda",
-        data_seed=chosen.training.seed,
-        activation_checkpointing_kwargs={"use_reentrant": False},
-        logging_first_step=True,
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-        report_to="none",
-        push_to_hub=False,
-    )
-    last_good, skipped = newest(job.folder / "checkpoints")
+    arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))
     _forget_later_points(job.folder / "metrics.jsonl", last_good)
     watch = Watch(job, chosen.evaluation.early_stopping_patience if held_out else 0)
     trainer = SavingTrainer(
         model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
     )
-    trainer.keep, trainer.watch = chosen.training.save_total_limit, watch
+    trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
     if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 
-    for line in skipped:
-        print(f"Left out a damaged save point: {line}", flush=True)
     job.phase("first_step")
     job.check()
     try:
         if held_out and last_good is None:
             trainer.evaluate()  # step 0: the adapter starts at zero, so this is the base model
-        trainer.train(resume_from_checkpoint=str(last_good) if last_good else None)
-    except torch.OutOfMemoryError as e:
-        raise errors.OutOfMemory(device=here.name, step=trainer.state.global_step, detail=str(e).split(". ")[0] + ".") from e
+        trainer.go_on(last_good)
+    except Exception as e:
+        if not shortage.ran_out(e):
+            raise
+        raise _out_of_memory(job, e, said, here.name, trainer.state.global_step) from e
 
     # Keep the best point if a save point of it exists, else the last.
     job.phase("save")
     saved_step = trainer.state.global_step
-    best = job.folder / "checkpoints" / f"step-{watch.best_step or 0:06d}"
-    if best.is_dir() and not job.stopping.is_set():
+    best = points / f"step-{watch.best_step or 0:06d}"
+    if not job.stopping.is_set() and checkpoints.damage(best) is None:
         set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
         saved_step = watch.best_step
+    else:
+        trainer.check_numbers()
     hub_name = chosen.model.base_model if job.params["base_kind"] == "hub" else None
-    _save_adapter(trainer.model, tokenizer, job.folder / "adapter", hub_name)
+    with disk.explained(job.folder):
+        _save_adapter(trainer.model, tokenizer, job.folder / "adapter", hub_name)
     shutil.rmtree(cache, ignore_errors=True)
     shutil.rmtree(arguments.output_dir, ignore_errors=True)
     result = {
@@ -137,7 +125,7 @@ def run(job: Job) -> dict[str, Any]:
         "adapter_path": str(job.folder / "adapter"),
         "base_model_path": str(folder),
         "resumed_from": last_good.name if last_good else None,
-        "skipped_save_points": skipped,
+        "skipped_save_points": [{"name": name, "why": why.as_dict()} for name, why in skipped],
     }
     if job.stopping.is_set():
         raise Stopped(result)
@@ -151,19 +139,52 @@ def _rows(path: Path, cache: Path) -> Any:
     return Dataset.from_parquet(str(path), columns=["input_ids", "labels"], cache_dir=str(cache))
 
 
+def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any], device: str, tested: bool) -> Any:
+    """Everything that the trainer is told, each value that we rely on by name."""
+    from trl import SFTConfig
+
+    took = chosen.training.model_dump(exclude={"global_batch_size"}) | {
+        key.removeprefix("training."): value for key, value in decided.items() if key.startswith("training.")
+    }
+    return SFTConfig(
+        output_dir=str(output),
+        **{k: v for k, v in took.items() if k in SFTConfig.__dataclass_fields__ and k != "save_total_limit"},
+        eval_strategy="steps" if tested else "no",
+        eval_steps=decided["evaluation.eval_steps"] if tested else None,
+        eval_packing=False,
+        prediction_loss_only=True,
+        save_strategy="steps",
+        save_total_limit=None,
+        load_best_model_at_end=False,
+        bf16=decided["machine.dtype"] == "bfloat16",
+        fp16=decided["machine.dtype"] == "float16",
+        use_cpu=device == "cpu",
+        dataloader_pin_memory=device == "cuda",
+        data_seed=chosen.training.seed,
+        activation_checkpointing_kwargs={"use_reentrant": False},
+        logging_first_step=True,
+        logging_nan_inf_filter=False,
+        disable_tqdm=True,
+        report_to="none",
+        push_to_hub=False,
+    )
+
+
 def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
     """Every automatic value with its reason, written to `decided.json`."""
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     made, _ = memory.settle(base, chosen, memory.Rows.of(summary), memory.here(here)[0])
+    together = _tested_at_once(made, chosen, summary, here.device)
+    made[shortage.TESTED] = Decision(together, Say("tests take no more tokens at once than a step of training"))
     said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
     write_json(job.folder / "decided.json", said)
     return said
 
 
-def _tested_at_once(decided: dict[str, Any], chosen: settings.Settings, summary: dict[str, Any], device: str) -> int:
+def _tested_at_once(made: dict[str, Decision], chosen: settings.Settings, summary: dict[str, Any], device: str) -> int:
     """Held-out rows in memory together: no more tokens than in a training step, which fits."""
-    at_once, longest = decided["training.per_device_train_batch_size"], max(summary["lengths"], default=1)
-    together = at_once * chosen.training.max_length // longest if decided["training.packing"] else at_once
+    at_once, longest = int(made[shortage.AT_ONCE].value), max(summary["lengths"], default=1)
+    together = at_once * chosen.training.max_length // longest if made["training.packing"].value else at_once
     return max(1, min(4 if device == "cpu" else 8, together))
 
 
@@ -184,32 +205,66 @@ def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
     }
 
 
+def _device(here: machine.Machine) -> str:
+    """cuda, mps or cpu. Raises GpuUnusable when this job was given a GPU that torch cannot use: training on the CPU instead would take
+    days without a word."""
+    import torch
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES"):
+        try:
+            torch.cuda.init()
+        except (RuntimeError, AssertionError) as e:
+            raise errors.GpuUnusable(device=here.name, detail=str(e).split("\n")[0]) from e
+    return "cuda" if torch.cuda.is_available() else "cpu" if here.device == "cuda" else here.device
+
+
+def _tell(job: Job, said: dict[str, Any], last_good: Path | None, skipped: list[tuple[str, Say]]) -> None:
+    """Where this run goes on and what it left out, in the log and among the decisions."""
+    for name, why in skipped:
+        print(f"Left out the save point {name}: {why}.", flush=True)
+    if last_good or skipped:
+        found = last_good.name if last_good else "step-000000"
+        why = Say("the newest save point that is whole")
+        if skipped:
+            names = ", ".join(f"{name} ({problem})" for name, problem in skipped)
+            why = Say("the newest save point that is whole; left out: {names}", names=names)
+        print(f"Going on from {found}.", flush=True)
+        write_json(job.folder / "decided.json", {**said, "machine.resumed_from": Decision(found, why).as_dict()})
+
+
+def _out_of_memory(job: Job, e: Exception, said: dict[str, Any], device: str, step: int) -> Exception:
+    """Again, with fewer rows at once decided, on the first attempt of this worker where that is possible; else OutOfMemory."""
+    job.check()
+    fewer = shortage.smaller({key: value["value"] for key, value in said.items()}, step)
+    if job.again or fewer is None:
+        return errors.OutOfMemory(device=device, step=step, detail=shortage.wanted(e))
+    write_json(job.folder / "decided.json", {**said, **fewer})
+    print(f"Out of memory at step {step}. {shortage.wanted(e)} Starting again, once, with fewer rows at a time:", flush=True)
+    for key, made in fewer.items():
+        print(f"  {key} = {made['value']}: {made['reason']}", flush=True)
+    return Again()
+
+
 def _forget_later_points(path: Path, last_good: Path | None) -> None:
     """A resumed run repeats the steps after its save point: their old points would stand twice."""
-    if not path.exists():
-        return
     step = int(last_good.name.removeprefix("step-")) if last_good else -1
-    kept = [row for row in metrics.read(path) if row["step"] <= step]
-    path.unlink()
-    for row in kept:
-        metrics.append(path, row)
+    metrics.rewrite(path, [row for row in metrics.read(path) if row["step"] <= step])
 
 
 def _save_adapter(model: Any, tokenizer: Any, target: Path, hub_name: str | None) -> None:
     """A plain PEFT folder with tokenizer and template, whole or not there."""
     building = target.with_name(".tmp-adapter")
     shutil.rmtree(building, ignore_errors=True)
-    model.save_pretrained(building)
-    (building / "README.md").unlink(missing_ok=True)  # PEFT's card; ours is written when the adapter is published
-    if hub_name:  # else PEFT's local path stays, which is where the base is
-        config = read_json(building / "adapter_config.json")
-        write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": hub_name})
-    tokenizer.save_pretrained(building)
-    old = target.with_name(".old-adapter")
-    if target.exists():
-        os.replace(target, old)
-    os.replace(building, target)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        model.save_pretrained(building)
+        (building / "README.md").unlink(missing_ok=True)  # PEFT's card; ours is written when the adapter is published
+        if hub_name:  # else PEFT's local path stays, which is where the base is
+            config = read_json(building / "adapter_config.json")
+            write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": hub_name})
+        tokenizer.save_pretrained(building)
+        place.publish(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def _losses(path: Path) -> dict[str, Any]:

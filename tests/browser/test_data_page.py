@@ -13,7 +13,7 @@ from tests.ui.made import HOSTILE
 
 pytestmark = pytest.mark.browser
 
-COUNTED = 30_000
+COUNTED = 120_000
 """Milliseconds in which the token count of a small file is there."""
 LOOKS = [(1280, "zh", True), (390, "en", False)]
 
@@ -102,8 +102,19 @@ def test_a_finding_shows_its_rows_and_leaves_them_out(app, visit, file, small, r
         expect(page.locator("#row")).to_contain_text(t("data.where", row=row, at=row, n=29))
     page.locator("#next-row").click()
     expect(page.locator("#row")).to_contain_text(t("data.where", row=6, at=6, n=29))
+    wanted = page.locator("#go-to-row").locator("input, textarea")
+    wanted.fill("26")
+    wanted.press("Enter")
+    expect(page.locator("#row")).to_contain_text(t("data.where", row=26, at=25, n=29))
+    wanted.fill("25")
+    wanted.press("Enter")
+    expect(page.locator(".panel")).to_contain_text(t.error(errors.NoSuchRow(row=25))["message"])
     gone = finding(page, t.say(report["empty_answer"]["message"]))
     expect(gone.get_by_role("button")).to_have_count(0)
+
+    with page.expect_download() as saved:
+        page.get_by_role("button", name=t("data.report"), exact=True).click()
+    assert "AKIA" not in (kept := saved.value.path().read_text()) and report["secret"]["message"]["text"] in kept
 
     repeated.get_by_role("button", name=t("data.leave_out", n=2)).click()
     chosen = finding(page, t("data.kind_of.duplicate"))
@@ -180,15 +191,17 @@ def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, 
 def test_a_view_chosen_before_the_count_is_drawn_when_the_count_is_there(app, visit, file, small):
     page, t = visit()
     with_small_model(page, t, app, small)
-    held = []
-    page.route("**/gradio_api/run/**", lambda request: held.append(request))  # the timer's questions wait
+    held, holding = [], [True]
+    page.route(
+        "**/gradio_api/run/**", lambda request: held.append(request) if holding else request.continue_()
+    )  # the timer's questions wait
     bring(page, t, file)
     page.get_by_text(t("data.view_reading"), exact=True).click()
     expect(page.locator("#row")).to_contain_text(t("data.view_wait"))
     page.locator("#next-row").click()
     expect(page.locator("#row")).to_contain_text(t("data.where", row=2, at=2, n=29))
+    holding.clear()
     for request in held:
         request.continue_()
-    page.unroute("**/gradio_api/run/**")
     expect(page.locator("#row")).to_contain_text("<|im_end|>", timeout=COUNTED)
     expect(page.locator("#row")).to_contain_text(t("data.where", row=2, at=2, n=29))

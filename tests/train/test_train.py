@@ -98,19 +98,6 @@ def test_a_stopped_run_keeps_what_it_learned_and_goes_on_to_the_same_end(home, t
     assert points == list(range(1, 41))
 
 
-def test_a_damaged_save_point_is_left_out_by_name(home, tiny, until):
-    id, _ = train(home, until, tiny())
-    newest = home.run(id) / "checkpoints" / "step-000006"
-    weights = bytearray((newest / "adapter_model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (newest / "adapter_model.safetensors").write_bytes(bytes(weights))
-    from lora_ui.worker.checkpoints import newest as find
-
-    good, skipped = find(home.run(id) / "checkpoints")
-    assert good is not None and good.name == "step-000004"
-    assert skipped == ["step-000006: adapter_model.safetensors is damaged"]
-
-
 def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(home, tiny, until):
     raw = tiny()
     weights = Path(raw["model"]["base_model"]) / "model.safetensors"
@@ -119,7 +106,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_its_reason(home, tiny, until
     save_file(broken, weights, {"format": "pt"})
     there = until(runs.start(home, raw, None).id)
     assert there["state"] == "failed"
-    assert there["error"]["kind"] == "LossDiverged" and "learning rate" in there["error"]["cause"]
+    assert there["error"]["kind"] == "LossDiverged" and there["error"]["cause"].endswith("Nothing had been saved yet.")
 
 
 def test_prepared_rows_are_what_training_reads(home, tiny, until):

@@ -30,6 +30,7 @@ def submit(home: Home, name: str = "", rows: int = 199, **training: Any) -> Job:
             "system_prompt": "",
         },
         "licence": "apache-2.0",
+        "base_kind": "starter",
         "preset": "cpu",
         "data": {"name": "cooking.jsonl", "rows": rows, "train_rows": rows - 20, "held_out_rows": 20},
         "estimate_seconds": 540.0,
@@ -84,6 +85,8 @@ def ended(home: Home, state: str, name: str = "", step: int = STEPS, best: float
     points(home, id, step, best=best)
     write_json(home.run(id) / "decided.json", DECIDED)
     timed = {"import": 6.1, "prepare": 1.2, "load": 2.3, "first_step": 9.0, "train": 7.2 * step, "save": 0.8}
+    spec = {"id": id, "kind": "train", "run_id": None, "home": str(home.root), "params": Jobs(home.database).get(id).params}
+    write_json(home.run(id) / "job.json", spec)
     result = {"step": step, "total_steps": STEPS, "saved_step": 60, "tokens_per_second": 118.0} if state != "failed" else None
     write_json(home.run(id) / "outcome.json", {"state": state, "error": None, "result": result, "phases": timed, "time": time.time()})
     if state in ("finished", "stopped"):

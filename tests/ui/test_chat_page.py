@@ -96,15 +96,20 @@ def test_asking_stopping_editing_and_coming_back(home, tiny, until, app_of, visi
     learned = (home.dataset(runs.show(home, job.id)["prepare"]["digest"]) / "prepared").rglob("train.parquet")
     assert next(learned, None) is not None
     expect(page.locator("#chip-0")).to_contain_text(held_out[0]["ask"])
+    page.get_by_text(t("chat.expert"), exact=True).click()
+    page.locator("#chat-longest input[type=number]").fill("16")  # the tiny model never ends by itself and reads 512 tokens
+    page.locator("#chat-longest input[type=number]").press("Tab")
     page.locator("#chip-0").click()
     expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
     expect(page.locator("#panes footer").get_by_text("tokens/s")).to_have_count(2)
     expect(page.locator(".wanted")).to_contain_text(held_out[0]["wanted"])
 
+    kept = page.evaluate("localStorage['lora-ui-chats']")
     page.locator("#ask textarea").fill(made.HOSTILE)
     page.locator("#ask textarea").press("Enter")
     expect(page.locator(".ask .text").nth(1)).to_have_text(made.HOSTILE)
     expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
+    page.wait_for_function("before => localStorage['lora-ui-chats'] !== before", arg=kept)
     stored = page.evaluate("localStorage['lora-ui-chat-draft']")
     page.locator("#ask textarea").fill("half a que")
     page.wait_for_function("before => localStorage['lora-ui-chat-draft'] !== before", arg=stored)
@@ -120,6 +125,16 @@ def test_asking_stopping_editing_and_coming_back(home, tiny, until, app_of, visi
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
     assert json.dumps(made.HOSTILE) not in page.content()
+
+    too_long = ("river " * 600).strip()
+    page.locator("#ask textarea").fill(too_long)
+    page.locator("#ask textarea").press("Enter")
+    expect(page.locator(".panel .what")).to_contain_text("512")
+    expect(page.locator("#ask textarea")).to_have_value(too_long)
+    expect(page.locator(".turn")).to_have_count(1)
+    page.reload()
+    expect(page.locator(".turn")).to_have_count(1)
+    expect(page.locator("#panes [data-act=retry]")).to_have_count(2)
 
 
 @pytest.mark.browser

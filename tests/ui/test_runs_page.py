@@ -69,7 +69,7 @@ def test_the_time_left_is_a_range_at_first(t):
     ("error", "change"),
     [
         (errors.OutOfMemory(device="the GPU", step=8, detail="full"), {"per_device_train_batch_size": 1}),
-        (errors.LossDiverged(step=8), {"learning_rate": 1e-4}),
+        (errors.LossDiverged(step=8, kept=""), {"learning_rate": 1e-4}),
     ],
 )
 def test_a_known_failure_offers_its_fix(home, t, error, change):

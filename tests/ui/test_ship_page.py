@@ -1,8 +1,10 @@
 """The Ship page: what it says before a click, and a token that is gone after it."""
 
 import zipfile
+from pathlib import Path
 
 import pytest
+from gradio.utils import get_upload_folder
 from playwright.sync_api import expect
 
 from lora_ui import runs
@@ -58,8 +60,20 @@ def test_download_then_publish_is_the_next_step_and_the_token_is_forgotten(home,
     with page.expect_download() as download:
         page.locator("#download").click()
     assert download.value.suggested_filename == f"{id}.zip"
+    zips = list(Path(get_upload_folder()).glob(f"*/{id}.zip"))
+    assert len(zips) == 1
     assert set(zipfile.ZipFile(download.value.path()).namelist()) == {"adapter_model.safetensors", "adapter_config.json"}
     expect(primary).to_have_text(t("ship.publish_action"))
+    page.get_by_role("button", name=t("ship.preview")).click()
+    card = page.locator("#card .cm-content")
+    expect(card).to_contain_text("lora_ui_run: " + id)
+    expect(card).to_contain_text("library_name: peft")
+    page.locator("#what").get_by_label(t("ship.merged"), exact=True).check()
+    expect(card).to_contain_text("library_name: transformers")
+    page.locator("#what").get_by_label(t("ship.adapter"), exact=True).check()
+    page.locator("#repo").locator("input, textarea").fill("me/river")
+    page.locator("#repo").locator("input, textarea").press("Enter")
+    expect(card).to_contain_text("# river")
     page.locator("#token input").fill(standin_hub.read_token)
     page.locator("#publish").click()
     expect(page.locator(".panel")).to_be_visible()
@@ -68,6 +82,9 @@ def test_download_then_publish_is_the_next_step_and_the_token_is_forgotten(home,
     assert standin_hub.read_token not in stored
     page.reload()
     expect(primary).to_have_text(t("ship.publish_action"))
+    page.close()
+    served.end()
+    assert not zips[0].exists()
 
 
 @pytest.mark.browser

@@ -16,7 +16,9 @@ from typing import Any
 import httpx
 import pytest
 
+from lora_ui import chats, errors
 from lora_ui.home import Home, read_json
+from lora_ui.ui.words import Words
 from tests.tiny import tiny_adapter, tiny_model, tiny_run
 from tests.worker.working import start
 
@@ -185,6 +187,21 @@ def test_bad_questions_are_refused_by_name(chat: Open, change: dict[str, Any], s
     assert reply.json()["error"]["message"]
 
 
+def test_a_clients_failure_is_the_workers_own_words(chat: Open) -> None:
+    at = chats.Endpoint(f"http://127.0.0.1:{chat.port}", chat.home.chat_key.read_text(), "tiny")
+    with pytest.raises(errors.PromptTooLong) as refused:
+        list(chats.stream(at, "base", [{"role": "user", "content": "river " * 600}]))
+    assert refused.value.values["limit"] == 512 < refused.value.values["tokens"]
+    assert "512" in refused.value.message and refused.value.fix == errors.PromptTooLong.fix
+    with pytest.raises(errors.AdapterUnsuitable, match="trained on") as unfit:
+        chats.add_adapter(at, WRONG)
+    assert "在" in Words("zh").error(unfit.value)["cause"]
+    with pytest.raises(errors.ChatRequestRefused, match="temperature"):
+        list(chats.stream(at, "base", [{"role": "user", "content": "Hi"}], temperature=9))
+    with pytest.raises(errors.ChatUnavailable):
+        list(chats.stream(chats.Endpoint("http://127.0.0.1:9", "", ""), "base", []))
+
+
 def test_only_this_home_and_this_host_may_ask(chat: Open) -> None:
     assert chat.http.get("/v1/models", headers={"Authorization": "Bearer wrong"}).status_code == 401
     assert chat.http.get("/v1/models", headers={"Host": "evil.example"}).status_code == 403
@@ -239,5 +256,5 @@ def test_a_stop_ends_it_and_the_answer_under_way_says_so(tmp_path: Path) -> None
         os.kill(opened.worker.pid, signal.SIGTERM)
         last = list(chunks)[-1]
     opened.worker.wait(10)
-    assert last["error"]["type"] == "ChatUnavailable"
+    assert last["error"]["type"] == "ChatUnloaded"
     assert read_json(opened.folder / "outcome.json")["state"] == "stopped"

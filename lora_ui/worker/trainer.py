@@ -1,0 +1,91 @@
+"""SFTTrainer whose save points are verified, and which goes on from one as if nothing had happened."""
+
+from __future__ import annotations
+
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from trl import SFTTrainer
+
+from lora_ui.home import read_json, write_json
+from lora_ui.worker import checkpoints, disk
+from lora_ui.worker.callbacks import Watch
+
+COUNTERS = "counters.json"
+
+
+class SavingTrainer(SFTTrainer):
+    """`args.output_dir` has to be `checkpoints/.staging`. Raises LossDiverged and DiskFull at a save; the points before stay."""
+
+    keep: int
+    watch: Watch
+    settings: str
+    """Their digest."""
+
+    def go_on(self, point: Path | None) -> None:
+        """Train to the end, from the start or from a save point. One of the last step is only loaded: transformers would train a step
+        too many."""
+        state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME)) if point else None
+        if state is not None and (state.global_step >= state.max_steps or self.watch.enough):
+            self._load_from_checkpoint(str(point))
+            self.state, self._tr_loss = state, torch.tensor(0.0)
+        else:
+            self.train(resume_from_checkpoint=str(point) if point else None)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        staging = Path(self.args.output_dir)
+        folder, step = staging.parent, self.state.global_step
+        self.check_numbers()
+        disk.room(folder.parent, 2 * self._size())
+        staged = staging / f"checkpoint-{step}"
+        try:
+            with disk.explained(folder.parent):
+                super()._save_checkpoint(model, trial)
+                (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle with absolute paths; nothing here reads it
+                write_json(staged / COUNTERS, self._counters())
+                checkpoints.commit(staged, folder, step, self.settings)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
+        checkpoints.rotate(folder, self.keep, self.watch.best_step)
+
+    def check_numbers(self) -> None:
+        """Raises LossDiverged when the loss since the last point or any trained weight is no number."""
+        numbers = [self._tr_loss, *(p for p in self.model.parameters() if p.requires_grad)]
+        if not all(bool(torch.isfinite(one).all()) for one in numbers):
+            raise self.watch.diverged(self.state.global_step)
+
+    def _size(self) -> int:
+        """Bytes of a save point: the adapter, two states of the optimizer for each weight, and the tokenizer."""
+        return sum(p.numel() * (p.element_size() + 8) for p in self.model.parameters() if p.requires_grad) + 20_000_000
+
+    def _counters(self) -> dict[str, Any]:
+        """What the trainers count between two points and transformers does not save; floats come back bit for bit."""
+        return {
+            "num_tokens": self._total_train_tokens,
+            "loss": self._tr_loss.item(),
+            "last_logged": self._globalstep_last_logged,
+            "metrics": self._metrics["train"],
+        }
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The last thing that is loaded before the first step of a resumed run."""
+        super()._load_rng_state(checkpoint)
+        counters = read_json(Path(checkpoint) / COUNTERS) if checkpoint else None
+        if counters:  # save points of before version 0.2 have none
+            self._total_train_tokens = counters["num_tokens"]
+            self._tr_loss += counters["loss"]
+            self._globalstep_last_logged = counters["last_logged"]
+            self._metrics["train"] = defaultdict(list, counters["metrics"])
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """PEFT turns every loaded adapter to float32; TRL trains that of a quantised base in bfloat16."""
+        before = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in self.model.named_parameters():
+            if name in before:
+                parameter.data = parameter.data.to(before[name])

@@ -16,7 +16,7 @@ import pandas as pd
 
 from lora_ui import errors, metrics, presets, runs, settings
 from lora_ui.home import Home
-from lora_ui.ui import browser, charts, run_cards
+from lora_ui.ui import browser, charts, run_cards, tokens
 from lora_ui.ui.shell import Page, esc, html, panel
 from lora_ui.ui.words import Words
 
@@ -149,12 +149,16 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
 
         return done
 
+    def go_on(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
+        runs.resume(home, id_of(request), tokens.of(request) or None)
+        return read(request, seen, every_step)
+
     state = [p.seen, p.every]
     page.on(page.demo.load, opened, [*state, page.memory], [*outputs, p.view, p.name, page.memory])
     page.on(p.beat.tick, read, state, outputs, clears=False, queue=False)
     page.on(p.every.change, read, state, outputs, clears=False)
     page.on(p.stop.click, act(runs.stop), state, outputs)
-    page.on(p.go_on.click, act(runs.resume), state, outputs)
+    page.on(p.go_on.click, go_on, state, outputs)
 
     def rename(request: gr.Request, name: str, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
         row = runs.rename(home, id_of(request), name)

@@ -17,7 +17,7 @@ import gradio as gr
 from lora_ui import card, errors, models, runs
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
-from lora_ui.ui import browser, ship_cards
+from lora_ui.ui import browser, ship_cards, tokens
 from lora_ui.ui.shell import Page, esc, html, run_of
 from lora_ui.ui.words import Words
 
@@ -100,11 +100,6 @@ def choices(home: Home) -> list[tuple[str, str]]:
 def repo_name(name: str) -> str:
     """A run's name as the Hub takes it: letters, digits, -, _ and ."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:90] or "my-adapter"
-
-
-def clean_token(pasted: str) -> str:
-    """People paste tokens with quotes and line ends around them."""
-    return pasted.strip().strip("\"'“”‘’").strip()
 
 
 def newest(run: Run, kind: str) -> dict[str, Any] | None:
@@ -197,7 +192,7 @@ class Shipping:
         return self.read(run_id, what, memory, seen)
 
     def publish(
-        self, token: str, repo: str, who: str, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]
+        self, request: gr.Request, token: str, repo: str, who: str, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]
     ) -> dict[Any, Any]:
         runs.push(
             self.home,
@@ -206,7 +201,7 @@ class Shipping:
             uuid.uuid4().hex,
             merged=what == "merged",
             public=who == "public",
-            token=clean_token(token) or None,
+            token=tokens.of(request, token) or None,
         )
         return self.read(run_id, what, memory, seen)
 

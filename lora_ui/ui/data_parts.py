@@ -29,7 +29,7 @@ class Upload(gr.File):
 
 class Parts:
     """The page's components and its three states (see looking.py). `here`: source, mapping, name, digest, kept, first; raw, asked,
-    leave_out, row_limit; findings (what was there before the last choice). `place`: at, of, counted, turn. `count`: asked, job, prepared, drawn."""
+    leave_out, row_limit; findings (what was there before the last choice). `place`: at, view, of, counted, turn. `count`: asked, job, params, prepared, drawn, far."""
 
     def __init__(self, page: Page):
         t = page.t

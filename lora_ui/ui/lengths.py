@@ -43,6 +43,26 @@ def whole(summary: dict[str, Any], longest: int) -> Counter[int]:
     return +counts
 
 
+def padding(counts: Counter[int], together: int) -> float:
+    """Share of padding where `together` rows drawn by chance are filled up to the longest of them: 1 - mean / E[longest]."""
+    rows, below, longest = counts.total(), 0, 0.0
+    for length, count in sorted(counts.items()):
+        longest += length * (((below + count) / rows) ** together - (below / rows) ** together)
+        below += count
+    return 1 - sum(length * count for length, count in counts.items()) / rows / longest
+
+
+def cost(t: Words, summary: dict[str, Any], longest: int, decided: dict[str, Any]) -> str:
+    """What rows side by side cost, what rows end to end cost, and how many steps a round takes; `decided` as `presets.decide` gives it."""
+    learned, tokens = Counter(summary["train_lengths"]), summary["train_tokens"]
+    together = decided["training.global_batch_size"].value
+    packed = 1 - tokens / (longest * math.ceil(tokens / longest))
+    shares = {"padded": f"{padding(learned, together):.0%}", "packed": f"{packed:.0%}"}
+    how = t("data.packed" if decided["training.packing"].value else "data.side_by_side")
+    steps = t("data.steps", n=number(decided["steps_per_round"].value), how=how)
+    return f'<p class="num">{esc(t("data.padding", together=together, **shares))} {esc(steps)}</p>'
+
+
 def picture(t: Words, summary: dict[str, Any], longest: int) -> str:
     """The sentence and the picture; `longest`: tokens at which rows are cut."""
     counts = whole(summary, longest)

@@ -15,13 +15,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from lora_ui import data, errors, runs, settings
+from lora_ui import data, errors, machine, presets, runs, settings
 from lora_ui.data import checks
 from lora_ui.data import html as report_html
 from lora_ui.home import Home
+from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view
 from lora_ui.ui.data_parts import Parts
-from lora_ui.ui.shell import Page, esc, panel
+from lora_ui.ui.shell import Page, esc, number, panel
 from lora_ui.ui.words import Words
 
 
@@ -43,15 +44,18 @@ def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[s
     return raw
 
 
-def at(row: int, now: dict[str, Any], of: tuple[str, int, int] | None = None) -> dict[str, Any]:
-    """A place in the data: the position of a row, and as which of a finding's rows (its place on the board, which, how many).
-    `counted`: whether it was drawn with a token count; `now` as `known` gives it."""
-    return {"at": row, "of": of, "counted": now["prepared"] is not None, "turn": time.time_ns()}
+def at(row: int, now: dict[str, Any], view: str, of: tuple[str, int, int] | None = None) -> dict[str, Any]:
+    """A place in the data: the position of a row, how it is shown, and as which of a finding's rows (its place on the board, which, how
+    many). `counted`: whether it was drawn with a token count; `now` as `known` gives it. The view stands here because the one that the
+    timer brings along is as old as its question."""
+    return {"at": row, "view": view, "of": of, "counted": now["prepared"] is not None, "turn": time.time_ns()}
 
 
 def known(here: dict[str, Any], count: dict[str, Any]) -> dict[str, Any]:
-    """`here` with `prepared`, what was counted for it, or None while it is not."""
-    return {**here, "prepared": count.get("prepared") if count.get("asked") == here["asked"] else None}
+    """`here` with `prepared`, what was counted for it, or None while it is not, and `first`, what the count was asked (see
+    `data.prepared.read_first`), or None before it began."""
+    mine = count if count.get("asked") == here["asked"] else {}
+    return {**here, "prepared": mine.get("prepared"), "first": mine.get("params")}
 
 
 def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, Any]:
@@ -62,9 +66,16 @@ def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, A
     return {
         p.summary: report_card.summary(t, here["name"], report, list(found.values()), findings.ready(home, here)),
         p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
-        p.lengths: lengths.picture(t, summary, settings.parse(here["raw"]).training.max_length) if summary else wait,
+        p.lengths: _lengths(t, here["raw"], summary) if summary else wait,
         **p.board.show(t, found),
     }
+
+
+def _lengths(t: Words, raw: dict[str, Any], summary: dict[str, Any]) -> str:
+    chosen = settings.parse(raw)
+    longest, counted = chosen.training.max_length, (summary["train_rows"], summary["held_out_rows"], machine.look().device)
+    decided = presets.decide(chosen, *counted, summary["median_tokens"], summary["train_tokens"], summary["train_lengths"])
+    return lengths.picture(t, summary, longest) + lengths.cost(t, summary, longest, decided)
 
 
 def wire(page: Page, p: Parts) -> None:
@@ -76,7 +87,7 @@ def wire(page: Page, p: Parts) -> None:
 def _wire_count(page: Page, p: Parts) -> None:
     home, t = page.home, page.t
 
-    def tick(here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
+    def tick(here: dict[str, Any], place: dict[str, Any], count: dict[str, Any]) -> dict[Any, Any]:
         if "asked" not in here:
             return {p.count: gr.skip()}
         changed: dict[Any, Any] = {}
@@ -84,34 +95,40 @@ def _wire_count(page: Page, p: Parts) -> None:
             count, changed = _begin(home, t, p, here)
         elif count["job"]:
             count, changed = _follow(home, t, p, here, count)
-        if count["prepared"] and not place["counted"] and count["drawn"] != place["turn"]:
-            count = {**count, "drawn": place["turn"]}
-            shown = row_view.row(home, t, known(here, count), place, view)
-            changed |= {p.count: count, p.row: shown if view != "chat" or here["leave_out"] else gr.skip()}
+        now = known(here, count)
+        stage = row_view.stage(home, now)
+        if stage and not place["counted"] and count["drawn"] != (place["turn"], stage):
+            count = {**count, "drawn": (place["turn"], stage)}
+            shown = row_view.row(home, t, now, place)
+            changed |= {p.count: count, p.row: shown if place["view"] != "chat" or here["leave_out"] else gr.skip()}
         return changed or {p.count: gr.skip()}
 
     counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
-    page.on(p.timer.tick, tick, [p.here, p.place, p.count, p.view], counted, clears=False, queue=False)
+    page.on(p.timer.tick, tick, [p.here, p.place, p.count], counted, clears=False, queue=False)
 
 
 def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The state of a count that was asked for, and what the page says about it."""
-    count: dict[str, Any] = {"asked": here["asked"], "job": None, "prepared": None, "drawn": 0}
+    count: dict[str, Any] = {"asked": here["asked"], "job": None, "params": None, "prepared": None, "drawn": None, "far": None}
     try:
-        count["job"] = runs.prepare(home, here["raw"]).id
+        job = runs.prepare(home, here["raw"])
     except errors.LoraUIError as error:
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, error), visible=True)}
-    model = settings.parse(here["raw"]).model.base_model
-    wait = f'<p class="muted">{esc(t("data.counting", model=model))}</p>'
-    now, changed = _follow(home, t, p, here, count)
-    return now, {p.count: now, p.counts: wait, p.token_problem: gr.update(visible=False), **changed}
+    now, changed = _follow(home, t, p, here, {**count, "job": job.id, "params": job.params})
+    return now, {p.token_problem: gr.update(visible=False), **changed}
 
 
 def _follow(home: Home, t: Words, p: Parts, here: dict[str, Any], count: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The same for a count whose job was started."""
     job = runs.job(home, count["job"])
-    if job["state"] in ("queued", "starting", "running"):
-        return count, {}
+    if job["state"] in (*WAITING, *BUSY):
+        model, far = settings.parse(here["raw"]).model.base_model, (job["done"], job["total"])
+        if far == count["far"]:
+            return count, {}
+        said = t("data.counting", model=model)
+        said += f" {t('data.counted', done=number(far[0]), total=number(far[1]))}" if far[0] else ""
+        count = {**count, "far": far}
+        return count, {p.count: count, p.counts: f'<p class="muted num">{esc(said)}</p>'}
     if job["error"]:
         count = {**count, "job": None}
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, job["error"]), visible=True)}
@@ -131,8 +148,8 @@ def _wire_findings(page: Page, p: Parts) -> None:
             return gr.skip(), gr.skip()
         before = place["of"] or (None, -1, 0)
         which = (before[1] + 1) % len(rows) if before[0] == name else 0
-        place = at(rows[which], now, (name, which, len(rows)))
-        return place, row_view.row(home, t, now, place, view)
+        place = at(rows[which], now, view, (name, which, len(rows)))
+        return place, row_view.row(home, t, now, place)
 
     def choose(
         code: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], remembered: dict[str, Any], view: str
@@ -143,10 +160,10 @@ def _wire_findings(page: Page, p: Parts) -> None:
         remembered = draft.with_left_out(remembered, codes)
         here = {**asked(home, remembered, here), "findings": findings.listed(home, known(here, count))}
         now = known(here, {})
-        place = at(place["at"], now)
+        place = at(place["at"], now, view)
         return {
             **{memory: remembered, p.here: here, p.place: place},
-            **{**checked(home, t, p, now), p.row: row_view.row(home, t, now, place, view)},
+            **{**checked(home, t, p, now), p.row: row_view.row(home, t, now, place)},
         }
 
     chosen = [memory, p.here, p.place, p.row, p.summary, p.counts, p.lengths, *p.board.parts]
@@ -169,8 +186,8 @@ def _wire_rows(page: Page, p: Parts) -> None:
             "shortest": lambda: row_view.ends(home, here["digest"])[0], "longest": lambda: row_view.ends(home, here["digest"])[1],
         }  # fmt: skip
         now = known(here, count)
-        place = at(places[step](), now, place["of"] if step == "stay" else None)
-        return place, row_view.row(home, t, now, place, view)
+        place = at(places[step](), now, view, place["of"] if step == "stay" else None)
+        return place, row_view.row(home, t, now, place)
 
     for trigger, step in (
         (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"),
@@ -184,13 +201,13 @@ def _wire_rows(page: Page, p: Parts) -> None:
         if not len(found):
             raise errors.NoSuchRow(row=asked_for or "?")
         now = known(here, count)
-        place = at(int(found[0]), now)
-        return place, row_view.row(home, t, now, place, view)
+        place = at(int(found[0]), now, view)
+        return place, row_view.row(home, t, now, place)
 
     page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], [p.place, p.row], at=p.row_problem)
 
     def report(here: dict[str, Any], count: dict[str, Any]) -> Path:
-        made = home.dataset(here["digest"]) / "report.html"
+        made = browser.folder() / "report.html"
         said = runs.counted(data.open(home, here["digest"]).report, known(here, count)["prepared"])
         made.write_text(report_html.page(said), "utf-8")
         return made

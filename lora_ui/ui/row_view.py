@@ -16,6 +16,7 @@ from lora_ui.ui.shell import esc, number
 from lora_ui.ui.words import Words
 
 _TOGETHER = 1000
+_DRAW = {"reading": row_html.reading, "tokens": row_html.tokens}
 
 
 @functools.lru_cache(8)
@@ -40,8 +41,22 @@ def places(folder: str) -> dict[int, tuple[str, int]]:
     return found
 
 
-def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any], view: str) -> str:
-    """The row at that place in the chosen view, with where it stands above and the legend below; see looking.py for `here` and `at`."""
+def stage(home: Home, here: dict[str, Any]) -> str | None:
+    """Which tokens there are: of the `whole` data, of its `first` rows, or none yet."""
+    if here["prepared"]:
+        return "whole"
+    return "first" if here["first"] and prepared.read_first(home, here["first"]) else None
+
+
+def _early(home: Home, here: dict[str, Any], number: int) -> dict[str, Any] | None:
+    """The tokens of a row while the rest is still counted, if it is one of the first."""
+    first = prepared.read_first(home, here["first"]) if here["first"] else []
+    return next((row for row in first if row["row"] == number), None)
+
+
+def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any]) -> str:
+    """The row at that place and in its view, with where it stands above and the legend below; see looking.py for `here` and `at`."""
+    view = at["view"]
     found = data.rows(home, here["digest"], at["at"], 1)[0]
     where = t("data.where", row=number(found["row"]), at=number(at["at"] + 1), n=number(here["kept"]))
     marks = f'<strong class="num">{esc(where)}</strong>'
@@ -54,11 +69,11 @@ def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any], view: st
     if view == "chat":
         body = row_html.chat(t, found)
     elif summary is None:
-        body = f'<p class="muted">{esc(t("data.view_wait"))}</p>'
+        early = _early(home, here, found["row"])
+        body = _DRAW[view](t, early, set()) if early else f'<p class="muted">{esc(t("data.view_wait"))}</p>'
     elif place is None:
         body = f'<p class="muted">{esc(t("data.view_left_out"))}</p>'
     else:
         learned = prepared.read_rows(Path(summary["folder"]), place[0], place[1], 1)[0]
-        draw = row_html.reading if view == "reading" else row_html.tokens
-        body = draw(t, learned, set(summary["special_ids"]))
+        body = _DRAW[view](t, learned, set(summary["special_ids"]))
     return f'<p class="row-head">{marks} <span class="muted">{esc(t("data.truth"))}</span></p>{body}{row_html.legend(t)}'

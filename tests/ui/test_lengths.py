@@ -1,11 +1,14 @@
 """The picture of the rows' lengths: what it counts and where it draws."""
 
+import random
 import re
+from collections import Counter
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from lora_ui import presets, settings
 from lora_ui.ui import lengths
 from lora_ui.ui.words import Words
 
@@ -38,3 +41,19 @@ def test_every_bar_and_word_is_inside_the_picture(tmp_path, rows, longest):
         assert bool(cut) == ('class="cut"' in drawn)
         tops = [float(y) for y in re.findall(r'<rect[^>]* y="([\d.]+)"', drawn)]
         assert min(tops) == lengths.TOP
+
+
+def test_padding_is_what_many_random_batches_waste():
+    rows = [3] * 60 + [10] * 30 + [100] * 10
+    draw = random.Random(1)
+    batches = [draw.choices(rows, k=4) for _ in range(20_000)]
+    wasted = 1 - sum(map(sum, batches)) / sum(4 * max(batch) for batch in batches)
+    assert lengths.padding(Counter(rows), 4) == pytest.approx(wasted, abs=0.01)
+    assert lengths.padding(Counter(rows), 1) == pytest.approx(0) and lengths.padding(Counter({7: 3}), 8) == 0
+
+
+def test_what_a_round_costs_is_said():
+    summary = {"train_lengths": [10] * 90 + [100] * 10, "train_tokens": 1900, "train_rows": 100, "median_tokens": 10}
+    decided = presets.decide(settings.parse({}), 100, 0, "cpu", 10, 1900, summary["train_lengths"])
+    said = lengths.cost(Words("en"), summary, 512, decided)
+    assert f"{decided['steps_per_round'].value} steps" in said and "7%" in said

@@ -144,21 +144,17 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
 
     def act(verb: Any) -> Any:
         def done(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
-            verb(home, id_of(request))
+            verb(request)
             return read(request, seen, every_step)
 
         return done
-
-    def go_on(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
-        runs.resume(home, id_of(request), tokens.of(request) or None)
-        return read(request, seen, every_step)
 
     state = [p.seen, p.every]
     page.on(page.demo.load, opened, [*state, page.memory], [*outputs, p.view, p.name, page.memory])
     page.on(p.beat.tick, read, state, outputs, clears=False, queue=False)
     page.on(p.every.change, read, state, outputs, clears=False)
-    page.on(p.stop.click, act(runs.stop), state, outputs)
-    page.on(p.go_on.click, go_on, state, outputs)
+    page.on(p.stop.click, act(lambda request: runs.stop(home, id_of(request))), state, outputs)
+    page.on(p.go_on.click, act(lambda request: runs.resume(home, id_of(request), tokens.of(request) or None)), state, outputs)
 
     def rename(request: gr.Request, name: str, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
         row = runs.rename(home, id_of(request), name)

@@ -8,12 +8,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, supervisor
+from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
-from lora_ui.home import Home, read_json
+from lora_ui.home import Home, read_json, write_json
 from lora_ui.jobs import BUSY, ENDED, Job, Jobs
 
 plan = preflight.plan
+space_report = space.report
+delete_unused_datasets = space.delete_unused_datasets
 
 
 def ensure_supervisor(home: Home) -> None:
@@ -323,6 +325,20 @@ def rename(home: Home, id: str, name: str) -> Job:
 
 def run_next(home: Home, id: str) -> Job:
     return Jobs(home.database).run_next(id)
+
+
+def empty_trash(home: Home) -> list[str]:
+    """Remove every run of the trash for good; returns their ids."""
+    return space.empty_trash(home, time.time())
+
+
+def goes_on(home: Home) -> bool:
+    """Whether runs that died from outside go on by themselves in this home."""
+    return bool((read_json(home.preferences) or {}).get("goes_on", True))
+
+
+def set_goes_on(home: Home, on: bool) -> None:
+    write_json(home.preferences, {"goes_on": on})
 
 
 def _trained(home: Home, id: str) -> Job:

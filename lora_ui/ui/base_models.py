@@ -28,7 +28,7 @@ def _count(parameters: int | None) -> str | None:
     """135 M, 7.6 B: how model sizes are written."""
     if not parameters:
         return None
-    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"
+    return f"{parameters / 1e9:.1f}B" if parameters >= 999.5e6 else f"{parameters / 1e6:.0f}M"
 
 
 def facts(t: Words, home: Home, chosen: dict[str, Any], token: str) -> tuple[str, bool]:

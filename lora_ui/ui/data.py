@@ -134,7 +134,7 @@ def _read(
     here = {"source": source, "mapping": mapping, "name": name, "digest": found.digest, "kept": kept, "first": peeked["first"]}
     here = looking.asked(home, remembered, here)
     now = looking.known(here, {})
-    place = looking.at(0, now)
+    place = looking.at(0, now, "chat")
     return {
         p.bring: gr.update(visible=False),
         p.status: gr.update(visible=False),
@@ -143,7 +143,7 @@ def _read(
         p.token_problem: gr.update(visible=False),
         **{p.here: here, p.place: place},
         **{**looking.checked(home, t, p, now), p.counts: ""},
-        p.row: row_view.row(home, t, now, place, "chat"),
+        p.row: row_view.row(home, t, now, place),
         p.view: "chat",
         memory: {**remembered, "source": source, "mapping": mapping, "data_name": name},
         **_columns(t, p, peeked, found.report["mapping"] or {}, opened=False),

@@ -9,17 +9,20 @@ labels once (and finds the page by its address, so both cannot share one); the d
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import psutil
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 COOKIE = "lora-ui-language"
+VISITOR = "lora-ui-visitor"
+"""Tells one browser from another until it is closed; see tokens.py."""
 CHINESE = {"/": "/zh", "/train": "/zh-train", "/runs": "/zh-runs", "/chat": "/zh-chat", "/ship": "/zh-ship"}
 """Address → the Chinese page's address."""
 ENGLISH = {chinese: address for address, chinese in CHINESE.items()}
@@ -67,6 +70,18 @@ def language(headers: Headers) -> str:
     return "en"
 
 
+def _greeting(send: Send) -> Send:
+    """The same, with a cookie for a visitor who has none: long, by chance, out of reach of scripts, gone with the browser."""
+    framed = "; SameSite=None; Secure" if os.environ.get("SPACE_HOST") else "; SameSite=Lax"
+
+    async def greet(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message).append("set-cookie", f"{VISITOR}={secrets.token_urlsafe(32)}; Path=/; HttpOnly{framed}")
+        await send(message)
+
+    return greet
+
+
 class Door:
     def __init__(self, app: ASGIApp, names: frozenset[str]):
         self.app, self.names = app, names
@@ -79,7 +94,9 @@ class Door:
             return await PlainTextResponse("This address does not belong to LoRA UI.", 403)(scope, receive, send)
         if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and (moved := self._elsewhere(scope, headers)):
             return await moved(scope, receive, send)
-        await self.app(scope, receive, send)
+        known = VISITOR in cookie_parser(headers.get("cookie", ""))
+        is_page = scope["path"] in CHINESE or scope["path"] in ENGLISH
+        await self.app(scope, receive, send if known or not is_page else _greeting(send))
 
     def _elsewhere(self, scope: Scope, headers: Headers) -> RedirectResponse | None:
         """Where the page is in the visitor's language, when it is not this one."""

@@ -116,10 +116,10 @@ def _told(t: Words, glance: dict[str, Any] | None) -> list[str]:
 def model_choices(t: Words, home: Home, glances: Glances, found: list[models.BaseModel] | None = None) -> list[tuple[str, str]]:
     """What is on this machine, then what fits, then what is too big; within each by size."""
     listed = models.catalogue(home) if found is None else found
-    order = {"fits": 0, "tight": 0, None: 0, "no": 1}
+    order = {"fits": 0, "tight": 0, None: 1, "no": 2}
     if found is None:
         listed = sorted(listed, key=lambda one: one.parameters or 0)
-    listed = sorted(listed, key=lambda one: (order[_verdict(glances, one.name)], not one.local, one.kind != models.STARTER))
+    listed = sorted(listed, key=lambda one: (not one.local, one.kind != models.STARTER, order[_verdict(glances, one.name)]))
     return [(base_models.label(t, one, _verdict(glances, one.name)), one.name) for one in listed]
 
 

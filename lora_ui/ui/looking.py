@@ -44,10 +44,11 @@ def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[s
     return raw
 
 
-def at(row: int, now: dict[str, Any], of: tuple[str, int, int] | None = None) -> dict[str, Any]:
-    """A place in the data: the position of a row, and as which of a finding's rows (its place on the board, which, how many).
-    `counted`: whether it was drawn with a token count; `now` as `known` gives it."""
-    return {"at": row, "of": of, "counted": now["prepared"] is not None, "turn": time.time_ns()}
+def at(row: int, now: dict[str, Any], view: str, of: tuple[str, int, int] | None = None) -> dict[str, Any]:
+    """A place in the data: the position of a row, how it is shown, and as which of a finding's rows (its place on the board, which, how
+    many). `counted`: whether it was drawn with a token count; `now` as `known` gives it. The view stands here because the one that the
+    timer brings along is as old as its question."""
+    return {"at": row, "view": view, "of": of, "counted": now["prepared"] is not None, "turn": time.time_ns()}
 
 
 def known(here: dict[str, Any], count: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +87,7 @@ def wire(page: Page, p: Parts) -> None:
 def _wire_count(page: Page, p: Parts) -> None:
     home, t = page.home, page.t
 
-    def tick(here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
+    def tick(here: dict[str, Any], place: dict[str, Any], count: dict[str, Any]) -> dict[Any, Any]:
         if "asked" not in here:
             return {p.count: gr.skip()}
         changed: dict[Any, Any] = {}
@@ -98,12 +99,12 @@ def _wire_count(page: Page, p: Parts) -> None:
         stage = row_view.stage(home, now)
         if stage and not place["counted"] and count["drawn"] != (place["turn"], stage):
             count = {**count, "drawn": (place["turn"], stage)}
-            shown = row_view.row(home, t, now, place, view)
-            changed |= {p.count: count, p.row: shown if view != "chat" or here["leave_out"] else gr.skip()}
+            shown = row_view.row(home, t, now, place)
+            changed |= {p.count: count, p.row: shown if place["view"] != "chat" or here["leave_out"] else gr.skip()}
         return changed or {p.count: gr.skip()}
 
     counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
-    page.on(p.timer.tick, tick, [p.here, p.place, p.count, p.view], counted, clears=False, queue=False)
+    page.on(p.timer.tick, tick, [p.here, p.place, p.count], counted, clears=False, queue=False)
 
 
 def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
@@ -147,8 +148,8 @@ def _wire_findings(page: Page, p: Parts) -> None:
             return gr.skip(), gr.skip()
         before = place["of"] or (None, -1, 0)
         which = (before[1] + 1) % len(rows) if before[0] == name else 0
-        place = at(rows[which], now, (name, which, len(rows)))
-        return place, row_view.row(home, t, now, place, view)
+        place = at(rows[which], now, view, (name, which, len(rows)))
+        return place, row_view.row(home, t, now, place)
 
     def choose(
         code: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], remembered: dict[str, Any], view: str
@@ -159,10 +160,10 @@ def _wire_findings(page: Page, p: Parts) -> None:
         remembered = draft.with_left_out(remembered, codes)
         here = {**asked(home, remembered, here), "findings": findings.listed(home, known(here, count))}
         now = known(here, {})
-        place = at(place["at"], now)
+        place = at(place["at"], now, view)
         return {
             **{memory: remembered, p.here: here, p.place: place},
-            **{**checked(home, t, p, now), p.row: row_view.row(home, t, now, place, view)},
+            **{**checked(home, t, p, now), p.row: row_view.row(home, t, now, place)},
         }
 
     chosen = [memory, p.here, p.place, p.row, p.summary, p.counts, p.lengths, *p.board.parts]
@@ -185,8 +186,8 @@ def _wire_rows(page: Page, p: Parts) -> None:
             "shortest": lambda: row_view.ends(home, here["digest"])[0], "longest": lambda: row_view.ends(home, here["digest"])[1],
         }  # fmt: skip
         now = known(here, count)
-        place = at(places[step](), now, place["of"] if step == "stay" else None)
-        return place, row_view.row(home, t, now, place, view)
+        place = at(places[step](), now, view, place["of"] if step == "stay" else None)
+        return place, row_view.row(home, t, now, place)
 
     for trigger, step in (
         (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"),
@@ -200,8 +201,8 @@ def _wire_rows(page: Page, p: Parts) -> None:
         if not len(found):
             raise errors.NoSuchRow(row=asked_for or "?")
         now = known(here, count)
-        place = at(int(found[0]), now)
-        return place, row_view.row(home, t, now, place, view)
+        place = at(int(found[0]), now, view)
+        return place, row_view.row(home, t, now, place)
 
     page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], [p.place, p.row], at=p.row_problem)
 

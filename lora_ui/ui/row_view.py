@@ -54,8 +54,9 @@ def _early(home: Home, here: dict[str, Any], number: int) -> dict[str, Any] | No
     return next((row for row in first if row["row"] == number), None)
 
 
-def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any], view: str) -> str:
-    """The row at that place in the chosen view, with where it stands above and the legend below; see looking.py for `here` and `at`."""
+def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any]) -> str:
+    """The row at that place and in its view, with where it stands above and the legend below; see looking.py for `here` and `at`."""
+    view = at["view"]
     found = data.rows(home, here["digest"], at["at"], 1)[0]
     where = t("data.where", row=number(found["row"]), at=number(at["at"] + 1), n=number(here["kept"]))
     marks = f'<strong class="num">{esc(where)}</strong>'

@@ -17,8 +17,8 @@ import pandas as pd
 
 from lora_ui import errors, metrics, presets, runs, settings
 from lora_ui.home import Home
-from lora_ui.ui import browser, charts, run_cards
-from lora_ui.ui.shell import Page, clean_token, esc, html, panel
+from lora_ui.ui import browser, charts, run_cards, tokens
+from lora_ui.ui.shell import Page, esc, html, panel
 from lora_ui.ui.words import Words
 
 SIDE_CURVES = {"learning_rate": ".0e", "grad_norm": ".2f", "tokens_per_second": ".0f"}
@@ -175,7 +175,7 @@ def _wire_verbs(page: Page, p: SimpleNamespace, read: Callable[..., Any], output
     page.on(p.stop.click, stop, state, outputs)
 
     def resume(request: gr.Request, token: str, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
-        runs.resume(home, id_of(request), clean_token(token) or None)
+        runs.resume(home, id_of(request), tokens.of(request, token) or None)
         return read(request, seen, every_step)
 
     sent = page.on(p.go_on.click, resume, [p.token, *state], outputs)

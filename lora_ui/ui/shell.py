@@ -71,11 +71,6 @@ def duration(t: Words, seconds: float) -> str:
     return t("time.minutes", n=minutes) if minutes < 60 else t("time.hours", h=minutes // 60, m=minutes % 60)
 
 
-def clean_token(pasted: str) -> str:
-    """People paste tokens with quotes and line ends around them."""
-    return pasted.strip().strip("\"'“”‘’").strip()
-
-
 def pill(t: Words, state: str) -> str:
     """A state as mark, word and colour."""
     return f'<span class="pill {esc(state)}"><span aria-hidden="true">{MARKS[state]}</span> {esc(t("state." + state))}</span>'

@@ -17,8 +17,8 @@ import gradio as gr
 from lora_ui import card, errors, models, runs
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
-from lora_ui.ui import browser, ship_cards
-from lora_ui.ui.shell import Page, clean_token, esc, html, run_of
+from lora_ui.ui import browser, ship_cards, tokens
+from lora_ui.ui.shell import Page, esc, html, run_of
 from lora_ui.ui.words import Words
 
 WHO = ("private", "public")
@@ -192,7 +192,7 @@ class Shipping:
         return self.read(run_id, what, memory, seen)
 
     def publish(
-        self, token: str, repo: str, who: str, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]
+        self, request: gr.Request, token: str, repo: str, who: str, run_id: str, what: str, memory: dict[str, Any], seen: dict[str, Any]
     ) -> dict[Any, Any]:
         runs.push(
             self.home,
@@ -201,7 +201,7 @@ class Shipping:
             uuid.uuid4().hex,
             merged=what == "merged",
             public=who == "public",
-            token=clean_token(token) or None,
+            token=tokens.of(request, token) or None,
         )
         return self.read(run_id, what, memory, seen)
 

@@ -13,7 +13,7 @@ import gradio as gr
 
 from lora_ui import data, models, preflight, presets, runs, settings
 from lora_ui.home import Home
-from lora_ui.ui import base_models, draft, fitting, form, trust
+from lora_ui.ui import base_models, draft, fitting, form, tokens, trust
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.following import Edit, follow
 from lora_ui.ui.shell import Page, esc, number
@@ -43,7 +43,8 @@ def build(page: Page) -> None:
 def _wire_opening(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
-    def opened(remembered: dict[str, Any], token: str) -> dict[Any, Any]:
+    def opened(request: gr.Request, remembered: dict[str, Any], typed: str) -> dict[Any, Any]:
+        token = tokens.of(request, typed)
         if not remembered.get("source"):
             return {p.empty: gr.update(visible=True), p.form: gr.update(visible=False)}
         rows = _kept(home, remembered)
@@ -90,14 +91,15 @@ def _teaching(t: Words, name: str, rows: int) -> str:
 def _facts(t: Words, p: Parts, home: Home, now: Draft, token: str) -> dict[Any, Any]:
     """The line about the base model; the token field stands below it when its owner asks for a licence."""
     said, gated = base_models.facts(t, home, now.raw.get("model", {}), token)
-    return {p.facts: said, p.token: gr.update(visible=gated or bool(token))}
+    hint = "train.token_kept" if token else "train.token_hint"
+    return {p.facts: said, p.token: gr.update(visible=gated or bool(token), info=t(hint))}
 
 
 def _wire_models(page: Page, p: Parts) -> None:
     home, t = page.home, page.t
 
-    def search(query: str, token: str) -> Any:
-        found = models.search(query, token or None)
+    def search(request: gr.Request, query: str, typed: str) -> Any:
+        found = models.search(query, tokens.of(request, typed) or None)
         return gr.update(
             choices=fitting.model_choices(t, home, {}, found),
             visible=True,
@@ -139,16 +141,18 @@ def _edited(page: Page, p: Parts) -> Any:
     home, t = page.home, page.t
 
     def edited(
+        request: gr.Request,
         remembered: dict[str, Any],
         waiting: Any,
         drawn: dict[str, Any],
         preset: str,
         model: str,
         name: str,
-        token: str,
+        typed: str,
         gpu: str,
         *values: Any,
     ) -> dict[Any, Any]:
+        token = tokens.of(request, typed)
         now = _now(home, p, remembered, preset, model, values)
         before = (remembered.get("settings") or {}).get("model", {}), remembered.get("preset")
         same_model = before == (now.changes.get("model", {}), preset)
@@ -164,7 +168,10 @@ def _edited(page: Page, p: Parts) -> Any:
 def _wire_edits(page: Page, p: Parts) -> None:
     home = page.home
     edited = _edited(page, p)
-    for box in (p.model, p.name, p.token, p.gpu, *p.boxes):
+    for trigger, kept in ((p.token.input, tokens.keep), (p.token.blur, tokens.add)):
+        done = page.on(trigger, kept, p.token, None, trigger_mode="always_last")
+        page.on(done.then, edited, _inputs(page, p), _outputs(page, p))
+    for box in (p.model, p.name, p.gpu, *p.boxes):
         # typing, and leaving a text box: what a browser fills in by itself is no typing
         trigger = functools.partial(gr.on, [box.input, box.blur]) if isinstance(box, gr.Textbox) else box.input
         page.on(trigger, edited, _inputs(page, p), _outputs(page, p), trigger_mode="always_last")
@@ -173,10 +180,10 @@ def _wire_edits(page: Page, p: Parts) -> None:
         if control.field.kind in ("integer", "number") and isinstance(control.box, gr.Textbox):
             page.on(control.box.blur, functools.partial(form.tidy, control.field), control.box, control.box, clears=False, queue=False)
 
-    def counted(*inputs: Any) -> dict[Any, Any]:
+    def counted(request: gr.Request, *inputs: Any) -> dict[Any, Any]:
         if inputs[1] and runs.job(home, inputs[1])["state"] in ("queued", "starting", "running"):
             return {p.waiting: gr.skip()}
-        return edited(*inputs)
+        return edited(request, *inputs)
 
     page.on(p.timer.tick, counted, _inputs(page, p), _outputs(page, p), clears=False, queue=False)
 
@@ -236,9 +243,11 @@ def _wire_presets(page: Page, p: Parts) -> None:
 def _wire_start(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
-    def go(remembered: dict[str, Any], key: str, preset: str, model: str, name: str, token: str, *values: Any) -> tuple[Any, ...]:
+    def go(
+        request: gr.Request, remembered: dict[str, Any], key: str, preset: str, model: str, name: str, typed: str, *values: Any
+    ) -> tuple[Any, ...]:
         now = _now(home, p, remembered, preset, model, values)
-        job = runs.start(home, now.raw, key, name=name.strip(), preset=preset, token=token or None)
+        job = runs.start(home, now.raw, key, name=name.strip(), preset=preset, token=tokens.of(request, typed) or None)
         return {**remembered, "run": job.id, "name": ""}, secrets.token_hex(8), f"/runs?run={job.id}"
 
     p.start.click(

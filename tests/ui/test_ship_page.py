@@ -8,7 +8,7 @@ from gradio.utils import get_upload_folder
 from playwright.sync_api import expect
 
 from lora_ui import runs
-from lora_ui.ui import shell, ship, ship_cards
+from lora_ui.ui import ship, ship_cards, tokens
 from tests.ui import made
 
 
@@ -22,7 +22,7 @@ def test_a_runs_name_becomes_one_the_hub_takes(name, repo):
 
 @pytest.mark.parametrize("pasted", ["hf_abc", ' "hf_abc"\n', "“hf_abc”", "'hf_abc' "])
 def test_a_pasted_token_loses_its_quotes(pasted):
-    assert shell.clean_token(pasted) == "hf_abc"
+    assert tokens.clean(pasted) == "hf_abc"
 
 
 def test_a_hostile_name_or_path_stays_one_word_in_code_to_copy(home, t):

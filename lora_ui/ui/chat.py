@@ -125,7 +125,8 @@ def points(t: Words, home: Home, run: dict[str, Any]) -> list[tuple[str, str]]:
     kept, tests = run["saved_step"], {step: loss for step, loss in runs.curves(home, run["id"])["eval_loss"] if step > 0}
     best = bool(tests) and kept == min(tests, key=lambda step: tests[step])
     others = [(t("chat.point.step", step=n), f"{run['id']}@{n}") for n in runs.save_points(home, run["id"]) if n != kept]
-    return [(t("chat.point.best" if best else "chat.point.last", step=kept), run["id"]), *others]
+    said = t("chat.point.best" if best else "chat.point.last", step=kept) if kept else t("chat.point.kept")
+    return [(said, run["id"]), *others]
 
 
 def _panes(t: Words, home: Home, model: str, view: str, store: Store) -> str:

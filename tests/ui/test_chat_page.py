@@ -81,9 +81,8 @@ def test_only_runs_with_an_adapter_can_be_talked_with(home, t):
     ids = made.every_state(home)
     assert {id for _, id in chat.choices(home, t)} == {ids["finished"], ids["worse"], ids["stopped"], "starter"}
     shown = runs.show(home, ids["finished"])
-    assert chat.points(t, home, shown) == [
-        (t("chat.point.last", step=60), ids["finished"])
-    ]  # its best test was at step 50 and has no save point
+    assert chat.points(t, home, shown) == [(t("chat.point.best", step=60), ids["finished"])]
+    assert chat.points(t, home, {**shown, "saved_step": 69})[0][0] == t("chat.point.last", step=69)
     assert chat.points(t, home, {**shown, "saved_step": None})[0][0] == t("chat.point.kept")  # it went on and died before its end
     assert answering.speakers("starter", "both") == {"base": "base"}
     assert answering.speakers("run-1", "yours") == {"yours": "run-1"}

@@ -40,10 +40,10 @@ def same_base(home: Home, params: dict[str, Any]) -> Job | None:
     return None
 
 
-def add_adapter(at: Endpoint, run_id: str) -> None:
-    """Load a run's adapter beside the base model; again is harmless. Raises what the worker says, ChatUnavailable when it says nothing."""
+def add_adapter(at: Endpoint, name: str) -> None:
+    """Load a run's adapter (its id), or its save point of step 60 (`id@60`), beside the base model; again is harmless. Raises what the worker says, ChatUnavailable when it says nothing."""
     try:
-        reply = httpx.post(f"{at.url}/v1/adapters", json={"id": run_id}, headers=_headers(at), timeout=120, trust_env=False)
+        reply = httpx.post(f"{at.url}/v1/adapters", json={"id": name}, headers=_headers(at), timeout=120, trust_env=False)
     except httpx.HTTPError as e:
         raise errors.ChatUnavailable(detail=type(e).__name__) from None
     if reply.status_code != 200:
@@ -60,7 +60,7 @@ def stream(
     seed: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """`{"text": piece}` as it is written, last `{"done": True, "tokens": n, "tokens_per_second": x, "model": who}`. Closing the
-    iterator stops the answer. `model` is a run's id or `base`. Raises what the worker says (PromptTooLong, ChatUnloaded, …),
+    iterator stops the answer. `model` is `base` or an adapter that was added. Raises what the worker says (PromptTooLong, ChatUnloaded, …),
     ChatUnavailable when it says nothing."""
     body = {
         "model": model,

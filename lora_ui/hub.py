@@ -215,7 +215,13 @@ _SECRETS = (
     (re.compile(r"\bAKIA[0-9A-Z]{16}\b"), "AKIA…"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]{6,}"), r"\1 …"),
     (re.compile(r"(://[^/\s:@]+:)[^/\s@]+@"), r"\1…@"),
-    (re.compile(r"(?i)\b((?:[a-z]+[_-])*(?:token|password|passwd|secret|api[_-]?key))(\"?\s*[=:]\s*\"?)[^\s\"',;&]{4,}"), r"\1\2…"),
+    (
+        re.compile(
+            r"(?i)\b((?:[a-z0-9]+[_-])*(?:token|password|passwd|secret|signature|(?:api|access|private)[_-]?key))"
+            r"(['\"]?\s*[=:]\s*['\"]?)[^\s\"',;&]{4,}"
+        ),
+        r"\1\2…",
+    ),
 )
 
 

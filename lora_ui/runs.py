@@ -8,12 +8,14 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, supervisor
+from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
-from lora_ui.home import Home, read_json
+from lora_ui.home import Home, read_json, write_json
 from lora_ui.jobs import BUSY, ENDED, Job, Jobs
 
 plan = preflight.plan
+space_report = space.report
+delete_unused_datasets = space.delete_unused_datasets
 
 
 def ensure_supervisor(home: Home) -> None:
@@ -262,6 +264,18 @@ def curves(home: Home, id: str) -> dict[str, list[tuple[float, float]]]:
     return {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names}
 
 
+def save_points(home: Home, id: str) -> list[int]:
+    """The steps of a run's save points, newest first. One counts when its files are there in full; what is in them is checked where they are loaded."""
+    found = []
+    for folder in (home.run(id) / "checkpoints").glob("step-*"):
+        manifest = read_json(folder / "manifest.json")
+        if manifest and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == f["size"] for name, f in manifest["files"].items()
+        ):
+            found.append(int(manifest["step"]))
+    return sorted(found, reverse=True)
+
+
 def log(home: Home, id: str, lines: int = 500) -> str:
     """The end of a job's log, secrets removed; at most the last 256 KiB are read."""
     row = Jobs(home.database).get(id)
@@ -313,6 +327,20 @@ def run_next(home: Home, id: str) -> Job:
     return Jobs(home.database).run_next(id)
 
 
+def empty_trash(home: Home) -> list[str]:
+    """Remove every run of the trash for good; returns their ids."""
+    return space.empty_trash(home, time.time())
+
+
+def goes_on(home: Home) -> bool:
+    """Whether runs that died from outside go on by themselves in this home."""
+    return bool((read_json(home.preferences) or {}).get("goes_on", True))
+
+
+def set_goes_on(home: Home, on: bool) -> None:
+    write_json(home.preferences, {"goes_on": on})
+
+
 def _trained(home: Home, id: str) -> Job:
     row = Jobs(home.database).get(id)
     if row.state not in ENDED or not (home.run(id) / "adapter").is_dir():
@@ -350,6 +378,13 @@ def adapter_zip(home: Home, run_id: str, into: Path) -> Path:
         for path in sorted(folder.rglob("*")):
             archive.write(path, path.relative_to(folder))
     return target
+
+
+def in_the_way(home: Home) -> str | None:
+    """The name of a run that a chat opened now would wait for; None when a GPU (or the CPU) is free for it. Other chats make way."""
+    jobs = Jobs(home.database)
+    busy = [job for job in jobs.all(states=BUSY) if job.lease and job.kind != "chat"]
+    return jobs.get(busy[0].run_id or busy[0].id).name if len(busy) >= len(machine.look().leases) else None
 
 
 def open_chat(home: Home, run_or_model: str, key: str | None = None) -> Job:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 from pydantic.fields import FieldInfo
 
 from lora_ui import errors
@@ -89,6 +89,10 @@ class DataSettings(Group):
         if value != int(value):
             raise ValueError("a whole number of rows, or a share below 1")
         return int(value)
+
+    @field_serializer("held_out_rows")
+    def _rows_as_they_are(self, value: float | int | str) -> float | int | str:
+        return value  # a whole number stays one, where pydantic would warn that it is no float
 
 
 class AdapterSettings(Group):

@@ -3,6 +3,7 @@
 import pytest
 
 from lora_ui import data, errors, runs
+from lora_ui.home import write_json
 from tests.tiny import tiny_model
 
 
@@ -35,3 +36,15 @@ def test_holding_everything_out_is_a_finding_and_no_start(home, raw):
     with pytest.raises(errors.NothingLeftToTrain):
         runs.start(home, raw, None)
     assert runs.list_runs(home) == []
+
+
+def test_only_save_points_that_are_there_in_full_are_offered(home):
+    points = home.run("quiet-otter-000001") / "checkpoints"
+    for step, there, said in ((40, 3, 3), (100, 3, 4), (60, 3, None), (9, 3, 3), (20, None, 3)):
+        folder = points / f"step-{step:06d}"
+        folder.mkdir(parents=True)
+        if there:
+            (folder / "adapter_model.safetensors").write_bytes(b"x" * there)
+        if said:
+            write_json(folder / "manifest.json", {"step": step, "files": {"adapter_model.safetensors": {"size": said, "sha256": ""}}})
+    assert runs.save_points(home, "quiet-otter-000001") == [40, 9]

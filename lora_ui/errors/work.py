@@ -151,6 +151,12 @@ class NothingTrained(LoraUIError):
     fix = "Wait until it has finished, or resume it."
 
 
+class SavePointUnusable(LoraUIError):
+    message = "The save point of step {step} cannot be used."
+    cause = "What is wrong: {problem}."
+    fix = "Choose another save point, or the adapter that was kept."
+
+
 class OutputNotEmpty(LoraUIError):
     message = "{path} is not empty."
     cause = "Nothing of yours is overwritten."

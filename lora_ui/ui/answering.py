@@ -11,9 +11,9 @@ from typing import Any
 
 import gradio as gr
 
-from lora_ui import chats, runs
+from lora_ui import chats, machine, runs
 from lora_ui.home import Home
-from lora_ui.jobs import BUSY, Jobs
+from lora_ui.jobs import Jobs
 from lora_ui.ui import conversation
 from lora_ui.ui.conversation import BASE, VIEWS, Turn
 from lora_ui.ui.shell import Page, esc
@@ -26,33 +26,48 @@ EVERY_SECONDS = 0.1
 Updates = Iterator[dict[Any, Any]]
 
 
-def speakers(run_id: str, view: str) -> dict[str, str]:
+def run_id_of(model: str) -> str:
+    """A model is a run's id, or `id@60` for its save point of step 60."""
+    return model.partition("@")[0]
+
+
+def speakers(model: str, view: str) -> dict[str, str]:
     """Pane → the model asked there."""
-    return {BASE: "base"} if run_id == STARTER else {pane: "base" if pane == BASE else run_id for pane in VIEWS[view]}
+    return {BASE: "base"} if model == STARTER else {pane: "base" if pane == BASE else model for pane in VIEWS[view]}
 
 
-def titles(t: Words, home: Home, run_id: str) -> dict[str, str]:
-    """Model, as the worker names it → heading."""
-    if run_id == STARTER:
+def titles(t: Words, home: Home, model: str, turns: list[Turn]) -> dict[str, str]:
+    """Every model that is asked or has answered, as the worker names it → heading."""
+    if model == STARTER:
         return {"base": t("chat.starter")}
-    run = runs.show(home, run_id)
-    return {"base": t("chat.base_title", name=run["base_model"]), run_id: t("chat.yours_title", name=run["name"])}
+    run = runs.show(home, run_id_of(model))
+    there = {model, *(said["model"] for turn in turns for said in turn["answers"].values() if said["model"])}
+    steps = {name: name.partition("@")[2] for name in there}
+    yours = {n: t("chat.yours_point", name=run["name"], step=s) if s else t("chat.yours_title", name=run["name"]) for n, s in steps.items()}
+    return {**yours, "base": t("chat.base_title", name=run["base_model"])}
 
 
 def wire(page: Page, p: SimpleNamespace) -> None:
     """`p`: the parts of the Chat page, as `chat.py` drew them."""
     asking = Asking(page, p)
-    outputs = [p.panes, p.said, p.ask, p.clear, p.editing, p.note]
-    context = [p.ask, p.run, p.view, p.store, *p.expert.values()]
+    outputs = [p.panes, p.leave, p.said, p.ask, p.clear, p.editing, p.note]
+    context = [p.ask, p.point, p.view, p.store, *p.expert.values()]
 
     def asked(trigger: Callable[..., Any], fn: Callable[..., Updates], inputs: list[Any]) -> None:
         # the browser's store is written by an event of its own: changes that a stream makes to it in place are not saved
-        page.on(page.on(trigger, fn, inputs, outputs, at=p.trouble).then, keep, [p.said, p.store], p.store, clears=False)
+        page.on(
+            page.on(trigger, fn, inputs, outputs, at=p.trouble, trigger_mode="multiple").then,
+            keep,
+            [p.said, p.store],
+            p.store,
+            clears=False,
+        )
 
     asked(p.ask.submit, asking.ask, [p.editing, *context])
     asked(p.panes.retry, asking.again, context)
-    page.on(p.ask.stop, asking.stop, queue=False)
-    page.on(p.panes.edit, asking.edit, [p.run, p.store], [p.ask, p.editing, p.note])
+    for stopped in (p.ask.stop, p.leave.click):
+        page.on(stopped, asking.stop, queue=False)
+    page.on(p.panes.edit, asking.edit, [p.point, p.store], [p.ask, p.editing, p.note])
     for n, button in enumerate(p.chips):
         asked(button.click, asking.row(n), [p.rows, *context])
 
@@ -73,28 +88,28 @@ class Asking:
         self.stops: dict[str | None, threading.Event] = {}
 
     def ask(
-        self, request: gr.Request, editing: int | None, message: str, run_id: str, view: str, store: dict[str, Any], *expert: Any
+        self, request: gr.Request, editing: int | None, message: str, model: str, view: str, store: dict[str, Any], *expert: Any
     ) -> Updates:
         if not message.strip():
             yield {self.p.ask: gr.skip()}
             return
-        before = _turns(store, run_id)[:editing]
-        yield from self._answer(request, [*before, {"ask": message.strip(), "answers": {}}], "", run_id, view, store, expert)
+        before = _turns(store, model)[:editing]
+        yield from self._answer(request, [*before, {"ask": message.strip(), "answers": {}}], "", model, view, store, expert)
 
-    def again(self, request: gr.Request, message: str, run_id: str, view: str, store: dict[str, Any], *expert: Any) -> Updates:
+    def again(self, request: gr.Request, message: str, model: str, view: str, store: dict[str, Any], *expert: Any) -> Updates:
         """The last question once more, with the next seed."""
-        turns = _turns(store, run_id)
+        turns = _turns(store, model)
         last = {**turns[-1], "tries": turns[-1].get("tries", 0) + 1}
-        yield from self._answer(request, [*turns[:-1], last], message, run_id, view, store, expert)
+        yield from self._answer(request, [*turns[:-1], last], message, model, view, store, expert)
 
     def row(self, n: int) -> Callable[..., Updates]:
         """Asks the `n`th suggested row; what its data answers is shown below."""
 
         def ask_row(
-            request: gr.Request, rows: list[dict[str, Any]], message: str, run_id: str, view: str, store: dict[str, Any], *expert: Any
+            request: gr.Request, rows: list[dict[str, Any]], message: str, model: str, view: str, store: dict[str, Any], *expert: Any
         ) -> Updates:
             asked = {"ask": rows[n]["ask"], "wanted": rows[n]["wanted"], "answers": {}}
-            yield from self._answer(request, [*_turns(store, run_id), asked], message, run_id, view, store, expert)
+            yield from self._answer(request, [*_turns(store, model), asked], message, model, view, store, expert)
 
         return ask_row
 
@@ -102,29 +117,29 @@ class Asking:
         if stopping := self.stops.get(request.session_hash):
             stopping.set()
 
-    def edit(self, run_id: str, store: dict[str, Any], event: gr.EventData) -> Any:
+    def edit(self, model: str, store: dict[str, Any], event: gr.EventData) -> Any:
         place = int(event.turn)
         note = gr.update(value=f'<p class="note">{esc(self.t("chat.editing"))}</p>', visible=True)
-        return _turns(store, run_id)[place]["ask"], place, note
+        return _turns(store, model)[place]["ask"], place, note
 
     def _answer(
-        self, request: gr.Request, turns: list[Turn], draft: str, run_id: str, view: str, store: dict[str, Any], expert: tuple[Any, ...]
+        self, request: gr.Request, turns: list[Turn], draft: str, model: str, view: str, store: dict[str, Any], expert: tuple[Any, ...]
     ) -> Updates:
         """Answer the last of `turns` in every pane. However it ends, the box takes questions again and what was said is kept."""
         if request.session_hash in self.stops:
             return  # one question at a time
-        p, t, here = self.p, self.t, speakers(run_id, view)
+        p, t, here = self.p, self.t, speakers(model, view)
         options = dict(zip(p.expert, expert))
         asked = turns[-1]["ask"]
         turns = [*turns[:-1], {**turns[-1], "answers": {pane: _blank() for pane in here}}]
-        heads = titles(t, self.home, run_id)
+        heads = titles(t, self.home, model, turns)
 
-        def state(wait: str = "") -> dict[Any, Any]:
-            return {p.panes: conversation.draw(t, turns, here, heads, t("chat.empty"), wait)}
+        def state(wait: str = "", over: bool = False) -> dict[Any, Any]:
+            return {p.panes: conversation.draw(t, turns, here, heads, t("chat.empty"), wait, over)}
 
         def said() -> dict[Any, Any]:
             there = copy.deepcopy(turns[-conversation.MOST_TURNS :])  # Gradio sends what differs from the value before
-            return {p.said: {"run": run_id, "turns": there, "expert": options}}
+            return {p.said: {"run": run_id_of(model), "turns": there, "expert": options}}
 
         stopping = self.stops[request.session_hash] = threading.Event()
         try:
@@ -135,32 +150,39 @@ class Asking:
             }
             yield {**state(t("chat.opening")), **said(), **fresh}
             at: chats.Endpoint | None = None
-            for news in _opened(self.home, t, run_id, stopping):
+            for news in _opened(self.home, t, model, stopping):
                 if isinstance(news, str):
-                    yield state(news)
+                    yield {**state(news), p.leave: gr.update(visible=True)}
                 else:
                     at = news
             if at is not None:
+                yield {p.leave: gr.update(visible=False)}
                 for _ in _stream(at, turns, here, options, stopping):
                     yield state()
         except Exception:
             if not any(answer["text"] for answer in turns[-1]["answers"].values()):  # as before the question, which goes back into its box
-                turns = _turns(store, run_id)
-                yield {**state(), **said(), **self._ready(), p.ask: gr.update(value=draft or asked, submit_btn=True, stop_btn=False)}
+                turns = _turns(store, model)
+                yield {
+                    **state(over=True),
+                    **said(),
+                    **self._ready(),
+                    p.ask: gr.update(value=draft or asked, submit_btn=True, stop_btn=False),
+                }
             else:
-                yield {**_close(turns), **state(), **said(), **self._ready()}
+                yield {**_close(turns), **state(over=True), **said(), **self._ready()}
             raise
         finally:
             stopping.set()
             del self.stops[request.session_hash]
-        yield {**_close(turns), **state(), **said(), **self._ready()}
+        yield {**_close(turns), **state(over=True), **said(), **self._ready()}
 
     def _ready(self) -> dict[Any, Any]:
-        return {self.p.ask: gr.update(submit_btn=True, stop_btn=False), self.p.clear: gr.update(visible=True)}
+        p = self.p
+        return {p.ask: gr.update(submit_btn=True, stop_btn=False), p.clear: gr.update(visible=True), p.leave: gr.update(visible=False)}
 
 
-def _turns(store: dict[str, Any], run_id: str) -> list[Turn]:
-    return store.get("runs", {}).get(run_id, [])
+def _turns(store: dict[str, Any], model: str) -> list[Turn]:
+    return store.get("runs", {}).get(run_id_of(model), [])
 
 
 def _blank() -> dict[str, Any]:
@@ -174,26 +196,31 @@ def _close(turns: list[Turn]) -> dict[Any, Any]:
     return {}
 
 
-def _opened(home: Home, t: Words, run_id: str, stopping: threading.Event) -> Iterator[str | chats.Endpoint]:
+def _opened(home: Home, t: Words, model: str, stopping: threading.Event) -> Iterator[str | chats.Endpoint]:
     """Sentences while the model is loaded, then its address. Ends without one when the person stops it meanwhile."""
-    job = runs.open_chat(home, run_id)
+    job = runs.open_chat(home, run_id_of(model))
     began, wait = time.monotonic(), 0.0
     while not stopping.wait(wait):
         at, wait = chats.endpoint(home, Jobs(home.database).get(job.id)), 0.25
         if at is not None:
-            if run_id != STARTER:
-                chats.add_adapter(at, run_id)
+            if model != STARTER:
+                chats.add_adapter(at, model)
             yield at
             return
-        yield _waiting(home, t, runs.job(home, job.id), time.monotonic() - began)
+        yield _waiting(t, runs.job(home, job.id), time.monotonic() - began)
     if Jobs(home.database).get(job.id).state == "queued":
         runs.stop(home, job.id)
 
 
-def _waiting(home: Home, t: Words, job: dict[str, Any], seconds: float) -> str:
+def busy(home: Home, t: Words) -> str:
+    """The sentence that this machine trains and questions wait; empty when they need not."""
+    name = runs.in_the_way(home)
+    return t("chat.busy.gpu" if machine.look().gpus else "chat.busy.cpu", name=name) if name else ""
+
+
+def _waiting(t: Words, job: dict[str, Any], seconds: float) -> str:
     if job["state"] == "queued":
-        busy = next((run["name"] for run in runs.list_runs(home) if run["state"] in BUSY), None)
-        return t("chat.wait.busy", name=busy) if busy else t("chat.wait.queue", n=f"{seconds:.0f}")
+        return t("chat.wait.queue", n=f"{seconds:.0f}")
     if job["phase"] == "download" and job["total"]:
         return t("chat.wait.download", percent=f"{100 * job['done'] / job['total']:.0f}")
     return t("chat.wait.load", n=f"{seconds:.0f}")

@@ -16,7 +16,7 @@ from lora_ui.data import prepared
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
 from lora_ui.ui import answering, conversation
-from lora_ui.ui.answering import STARTER, speakers, titles
+from lora_ui.ui.answering import STARTER, run_id_of, speakers, titles
 from lora_ui.ui.conversation import VIEWS
 from lora_ui.ui.shell import Page, esc, html, run_of
 from lora_ui.ui.words import Words
@@ -49,11 +49,13 @@ def _draw(page: Page) -> SimpleNamespace:
     t, p = page.t, SimpleNamespace()
     with gr.Row(elem_classes="lu-choice"):
         p.run = gr.Dropdown([], label=t("chat.run"), elem_id="chat-run", scale=2)
+        p.point = gr.Dropdown([], label=t("chat.point"), visible=False, elem_id="chat-point", scale=2)
         p.view = gr.Radio(
             [(t(f"chat.view.{view}"), view) for view in VIEWS], value="both", label=t("chat.view"), elem_id="chat-view", scale=2
         )
-    p.truth = html()
+    p.truth, p.busy = html(), html(visible=False)
     p.panes = gr.HTML("", apply_default_css=False, js_on_load=conversation.CLICKS, elem_id="panes", max_height="60vh", autoscroll=True)
+    p.leave = gr.Button(t("chat.leave"), visible=False, elem_id="leave")
     p.rows, p.editing, p.said = gr.State([]), gr.State(None), gr.State({})
     p.note = html(visible=False)
     with gr.Row(visible=False, elem_classes="lu-chips") as p.chip_row:
@@ -118,9 +120,17 @@ def held_out_questions(home: Home, run: dict[str, Any]) -> list[dict[str, Any]]:
     return found[:CHIPS]
 
 
-def _panes(t: Words, home: Home, run_id: str, view: str, store: Store, wait: str = "") -> str:
-    turns = store.get("runs", {}).get(run_id, [])
-    return conversation.draw(t, turns, speakers(run_id, view), titles(t, home, run_id), t("chat.empty"), wait)
+def points(t: Words, home: Home, run: dict[str, Any]) -> list[tuple[str, str]]:
+    """What of a run one can talk with: the adapter that was kept, then its other save points."""
+    kept, tests = run["saved_step"], {step: loss for step, loss in runs.curves(home, run["id"])["eval_loss"] if step > 0}
+    best = bool(tests) and kept == min(tests, key=lambda step: tests[step])
+    others = [(t("chat.point.step", step=n), f"{run['id']}@{n}") for n in runs.save_points(home, run["id"]) if n != kept]
+    return [(t("chat.point.best" if best else "chat.point.last", step=kept), run["id"]), *others]
+
+
+def _panes(t: Words, home: Home, model: str, view: str, store: Store) -> str:
+    turns = store.get("runs", {}).get(run_id_of(model), [])
+    return conversation.draw(t, turns, speakers(model, view), titles(t, home, model, turns), t("chat.empty"))
 
 
 def remember(text: str) -> dict[str, str]:
@@ -135,6 +145,7 @@ class Choice:
         self.page, self.p, self.home, self.t = page, p, page.home, page.t
         self.outputs = [
             p.panes,
+            p.point,
             p.rows,
             p.chip_row,
             *p.chips,
@@ -151,10 +162,14 @@ class Choice:
     def chosen(self, run_id: str, view: str, store: Store, memory: dict[str, Any]) -> dict[Any, Any]:
         t, p = self.t, self.p
         run = None if run_id == STARTER else runs.show(self.home, run_id)
+        there = points(t, self.home, run) if run else [(t("chat.starter"), STARTER)]
+        wanted = store.get("points", {}).get(run_id)
+        model = wanted if wanted in [id for _, id in there] else run_id
         rows = held_out_questions(self.home, run) if run else []
         labels = [t("chat.chip", row=row["row"], text=_short(row["ask"])) for row in rows]
         return {
-            p.panes: _panes(t, self.home, run_id, view, store),
+            p.panes: _panes(t, self.home, model, view, store),
+            p.point: gr.update(choices=there, value=model, visible=len(there) > 1),
             p.rows: rows,
             p.chip_row: gr.update(visible=bool(rows)),
             **{chip: gr.update(value=labels[n] if n < len(labels) else "", visible=n < len(labels)) for n, chip in enumerate(p.chips)},
@@ -184,22 +199,32 @@ class Choice:
         found |= {p.view: gr.update(value=view, visible=run_id != STARTER), p.run: gr.update(choices=there, value=run_id)}
         return {**found, p.talk: gr.update(visible=True)}
 
-    def looked(self, run_id: str, view: str, store: Store) -> Any:
-        return _panes(self.t, self.home, run_id, view, store), {**store, "view": view}
+    def ticked(self, last: str) -> Any:
+        """Whether a question would wait now."""
+        now = answering.busy(self.home, self.t)
+        return (gr.skip(), gr.skip()) if now == last else (gr.update(value=f'<p class="note">{esc(now)}</p>', visible=bool(now)), now)
 
-    def cleared(self, run_id: str, view: str, store: Store) -> Any:
-        store = {**store, "runs": {id: turns for id, turns in store.get("runs", {}).items() if id != run_id}}
-        return _panes(self.t, self.home, run_id, view, store), store, gr.update(visible=False)
+    def looked(self, model: str, view: str, store: Store) -> Any:
+        chosen = {**store.get("points", {}), run_id_of(model): model}
+        return _panes(self.t, self.home, model, view, store), {**store, "view": view, "points": chosen}
+
+    def cleared(self, model: str, view: str, store: Store) -> Any:
+        store = {**store, "runs": {id: turns for id, turns in store.get("runs", {}).items() if id != run_id_of(model)}}
+        return _panes(self.t, self.home, model, view, store), store, gr.update(visible=False)
 
     def wire(self) -> None:
         page, p = self.page, self.p
         everything = [*self.outputs, p.nothing, p.talk, p.run, *[box for name, box in p.expert.items() if name != "system"]]
         page.on(page.demo.load, self.opened, [p.store, p.draft, page.memory], everything)
+        seen = gr.State("")
+        for moment in (page.demo.load, gr.Timer(3).tick):
+            page.on(moment, self.ticked, seen, [p.busy, seen], clears=False, queue=False)
         picked = page.on(p.run.input, self.chosen, [p.run, p.view, p.store, page.memory], self.outputs)
         picked.then(None, p.run, None, js=ADDRESS)
-        page.on(p.view.input, self.looked, [p.run, p.view, p.store], [p.panes, p.store])
+        for box in (p.view, p.point):
+            page.on(box.input, self.looked, [p.point, p.view, p.store], [p.panes, p.store])
         page.on(p.ask.change, remember, p.ask, p.draft, clears=False, queue=False, trigger_mode="always_last")
-        page.on(p.clear.click, self.cleared, [p.run, p.view, p.store], [p.panes, p.store, p.clear])
+        page.on(p.clear.click, self.cleared, [p.point, p.view, p.store], [p.panes, p.store, p.clear])
 
 
 def _short(text: str, most: int = 40) -> str:

@@ -38,11 +38,8 @@ element.addEventListener('click', (event) => {
   if (button.dataset.act !== 'copy') { trigger(button.dataset.act, {turn: Number(button.dataset.turn)}); return; }
   navigator.clipboard.writeText(button.closest('.answer').querySelector('.text').textContent).then(() => { button.textContent = button.dataset.done; });
 });
-document.addEventListener('keydown', (event) => {
-  if (event.key === 'Escape') document.querySelector('#ask [data-testid=stop-button]')?.click();
-});
 """
-"""Edit and try again go to the page's 'edit' and 'retry' events; copying stays in the browser; Esc stops an answer."""
+"""Edit and try again go to the page's 'edit' and 'retry' events; copying stays in the browser."""
 
 
 def messages(turns: list[Turn], pane: str, system: str) -> list[dict[str, str]]:
@@ -93,11 +90,13 @@ def merged(
         over.set()
 
 
-def draw(t: Words, turns: list[Turn], speakers: dict[str, str], titles: dict[str, str], empty: str, wait: str = "") -> str:
+def draw(
+    t: Words, turns: list[Turn], speakers: dict[str, str], titles: dict[str, str], empty: str, wait: str = "", over: bool = True
+) -> str:
     """The conversation as HTML. `speakers`: pane → the model asked there; `titles`: model → heading, an answer's own being that of the
-    model which the worker says has answered; `wait`: a sentence in open answers while nothing is written yet."""
+    model which the worker says has answered; `wait`: a sentence in open answers while nothing is written yet; `over`: nothing is being answered, so the last can be tried again."""
     heads = "".join(f'<h2 class="pane-title {pane}">{esc(titles[model])}</h2>' for pane, model in speakers.items())
-    drawn = "".join(_turn(t, place, turn, speakers, titles, wait, place == len(turns) - 1) for place, turn in enumerate(turns))
+    drawn = "".join(_turn(t, place, turn, speakers, titles, wait, over and place == len(turns) - 1) for place, turn in enumerate(turns))
     nothing = f'<p class="muted nothing">{esc(empty)}</p>'
     return (
         f'<div class="conversation panes-{len(speakers)}"><div class="pane-heads">{heads}</div>'
@@ -113,9 +112,7 @@ def _turn(t: Words, place: int, turn: Turn, speakers: dict[str, str], titles: di
         else ""
     )
     asked = f'<div class="ask"><p class="text" dir="auto">{esc(turn["ask"])}</p>{edit}</div>'
-    answers = "".join(
-        _answer(t, place, turn["answers"].get(pane), pane, model, titles, wait if last else "", last) for pane, model in speakers.items()
-    )
+    answers = "".join(_answer(t, place, turn["answers"].get(pane), pane, model, titles, wait, last) for pane, model in speakers.items())
     return f'<section class="turn">{asked}<div class="answers">{answers}</div>{wanted}</section>'
 
 
@@ -124,7 +121,8 @@ def _answer(
 ) -> str:  # fmt: skip
     if answer is None:
         return f'<article class="answer {pane}"><p class="muted">{esc(t("chat.not_asked"))}</p></article>'
-    head = f'<h3 class="answer-title">{esc(titles.get(answer["model"] or model, answer["model"]))}</h3>'
+    by = answer["model"] or model
+    head = f'<h3 class="answer-title{" other" if by != model else ""}">{esc(titles.get(by, by))}</h3>'
     writing = answer["state"] == "writing"
     silence = (wait or t("chat.writing")) if writing else t("chat.nothing_said")
     text = f'<p class="text" dir="auto">{esc(answer["text"])}</p>' if answer["text"] else f'<p class="muted">{esc(silence)}</p>'

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio_client.utils import is_http_url_like
 
-from lora_ui import data
+from lora_ui import data, errors
 from lora_ui.ui import findings
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, html
@@ -19,9 +20,15 @@ VIEWS = ("chat", "reading", "tokens")
 
 
 class Upload(gr.File):
-    """A box for files whose value is a list of (path, the name the person gave the file): Gradio rewrites names."""
+    """A box for files whose value is a list of (path, the name the person gave the file): Gradio rewrites names. It takes what was
+    uploaded and nothing else: Gradio would also fetch an address that a visitor names."""
 
     is_template = True
+
+    async def async_move_resource_to_block_cache(self, url_or_file_path: str | Path | None) -> str | None:
+        if url_or_file_path is not None and is_http_url_like(str(url_or_file_path)):
+            raise errors.DataNotFound(name=str(url_or_file_path))
+        return await super().async_move_resource_to_block_cache(url_or_file_path)
 
     def preprocess(self, payload: Any) -> Any:
         return [(file.path, file.orig_name or Path(file.path).name) for file in payload.root] if payload else []

@@ -44,6 +44,8 @@
       localStorage.setItem(KEY, isDark() ? "light" : "dark");
       apply();
     }
+    if (target.closest("[data-keys]")) document.querySelector("#keys").showModal();
+    if (target.closest("#keys button") || target.id === "keys") document.querySelector("#keys").close();
     const copy = target.closest("[data-copy]");
     if (copy) {
       navigator.clipboard.writeText(copy.dataset.copy).then(() => {
@@ -72,11 +74,11 @@
       group.style.display = found ? "" : "none";
     }
   });
+  const KEYS = { ArrowLeft: "#previous-row", ArrowRight: "#next-row", Escape: "#ask [data-testid=stop-button]", "?": "[data-keys]" };
   document.addEventListener("keydown", (event) => {
-    if (event.altKey || event.ctrlKey || event.metaKey) return;
-    if (event.target instanceof Element && event.target.closest("input, textarea, select, [contenteditable], [role=slider], [role=radio]")) return;
-    const wantedButton = { ArrowLeft: "#previous-row", ArrowRight: "#next-row" }[event.key];
-    const button = wantedButton && document.querySelector(wantedButton);
-    if (button) button.click();
+    if (event.altKey || event.ctrlKey || event.metaKey || event.isComposing || document.querySelector("dialog[open]")) return;
+    const field = event.target instanceof Element && event.target.closest("input, textarea, select, [contenteditable], [role=slider], [role=radio]");
+    if (field && !(event.key === "Escape" && field.matches("#ask textarea") && !field.value)) return;
+    if (Object.hasOwn(KEYS, event.key)) document.querySelector(KEYS[event.key])?.click();
   });
 })();

@@ -7,6 +7,7 @@ itself when the run has ended.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,9 +29,10 @@ Run = dict[str, Any]
 
 
 def build(page: Page) -> None:
+    lost = html(visible=False)
     with gr.Column(visible=False, elem_classes="lu-run") as view:
         parts = _draw(page)
-    parts.view = view
+    parts.view, parts.lost = view, lost
     _wire(page, parts)
     _wire_log(page, parts)
     _wire_actions(page, parts)
@@ -49,6 +51,9 @@ def _draw(page: Page) -> SimpleNamespace:
     html(f'<p><a href="/runs">{esc(t("runs.back"))}</a></p>')
     p.head, p.facts, p.bar, p.phases, p.truth = (html() for _ in range(5))
     p.trouble, p.onward = html(visible=False), html(visible=False)
+    p.token = gr.Textbox(
+        label=t("ship.token"), info=t("runs.token_hint"), type="password", max_length=400, visible=False, elem_id="resume-token"
+    )
     with gr.Row(elem_classes="lu-actions"):
         p.go_on = gr.Button(t("runs.continue"), visible=False, variant="primary", elem_id="continue")
         p.fix = gr.Button(t("runs.fix_memory"), visible=False, elem_id="fix")
@@ -57,14 +62,16 @@ def _draw(page: Page) -> SimpleNamespace:
     with gr.Column(elem_classes="card lu-chart"):
         with gr.Row(elem_classes="lu-headline"):
             p.legend = html()
-            p.every = gr.Checkbox(False, label=t("runs.every_step"), container=False, elem_id="every-step")
+            p.every = gr.Checkbox(False, label=t("runs.every_step"), container=False, visible=False, elem_id="every-step")
         p.plot = _plot(t, "loss", ".2f", 300)
+        p.blank = html(f'<p class="muted">{esc(t("runs.no_points"))}</p>', elem_classes="lu-blank")
         html(f'<p class="muted">{esc(t("runs.loss_hint"))}</p>')
     with gr.Accordion(t("runs.fold.more_curves"), open=False, elem_id="fold-curves"):
         p.side = {}
         for name, form in SIDE_CURVES.items():
             html(f'<h3>{esc(t("runs.axis." + name))}</h3><p class="muted">{esc(t("runs.hint." + name))}</p>')
             p.side[name] = _plot(t, name, form, 200)
+        p.side_blank = html(f'<p class="muted">{esc(t("runs.no_points"))}</p>')
     with gr.Accordion(t("runs.fold.numbers"), open=False, elem_id="fold-numbers") as p.numbers_fold:
         p.numbers = gr.Dataframe(interactive=False, max_height=320, show_label=False, wrap=True)
     with gr.Accordion(t("runs.fold.log"), open=False, elem_id="fold-log") as p.log_fold:
@@ -87,7 +94,7 @@ def _plot(t: Words, name: str, form: str, height: int) -> gr.LinePlot:
     colours = {t(f"runs.curve.{key}"): charts.COLOURS[key] for key in (charts.TRAINING, charts.BASE, charts.HELD_OUT)}
     return gr.LinePlot(
         x=t("runs.axis.step"), y=t(f"runs.axis.{name}"), color=t("runs.axis.series"), color_map={**colours, t("runs.curve.training_raw"): charts.COLOURS[charts.TRAINING]},
-        colors_in_legend=[], height=height, y_axis_format=form, x_axis_format="~f", container=False, show_label=False, elem_id=f"curve-{name.replace('_', '-')}",
+        colors_in_legend=[], height=height, y_axis_format=form, x_axis_format=",~f", container=False, show_label=False, visible=False, elem_id=f"curve-{name.replace('_', '-')}",
     )  # fmt: skip
 
 
@@ -114,8 +121,8 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
     texts = {
         name: getattr(p, name) for name in ("head", "facts", "bar", "phases", "truth", "trouble", "onward", "news", "decisions", "settings")
     }
-    switches = {name: getattr(p, name) for name in ("go_on", "fix", "stop", "stop_hint", "delete", "delete_hint")}
-    outputs = [*texts.values(), *switches.values(), p.legend, p.plot, *p.side.values(), p.beat, p.seen]
+    switches = {name: getattr(p, name) for name in ("token", "go_on", "fix", "stop", "stop_hint", "delete", "delete_hint")}
+    outputs = [*texts.values(), *switches.values(), p.legend, p.every, p.plot, p.blank, *p.side.values(), p.side_blank, p.beat, p.seen]
 
     def read(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
         run = runs.show(home, id_of(request))
@@ -138,23 +145,41 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
     def opened(request: gr.Request, seen: dict[str, Any], every_step: bool, memory: dict[str, Any]) -> dict[Any, Any]:
         if not request.query_params.get("run"):
             return {p.seen: gr.skip()}
-        run = runs.show(home, id_of(request))
+        try:
+            run = runs.show(home, id_of(request))
+        except errors.NoSuchJob as e:
+            return {p.lost: gr.update(value=panel(t, e, actions=[(t("runs.see_all"), "/runs")]), visible=True)}
         found = {p.view: gr.update(visible=True), p.name: run["name"], page.memory: {**memory, "run": run["id"]}}
         return {**read(request, {}, every_step), **found}
 
-    def act(verb: Any) -> Any:
-        def done(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
-            verb(request)
-            return read(request, seen, every_step)
-
-        return done
-
     state = [p.seen, p.every]
-    page.on(page.demo.load, opened, [*state, page.memory], [*outputs, p.view, p.name, page.memory])
+    page.on(page.demo.load, opened, [*state, page.memory], [*outputs, p.lost, p.view, p.name, page.memory])
     page.on(p.beat.tick, read, state, outputs, clears=False, queue=False)
     page.on(p.every.change, read, state, outputs, clears=False)
-    page.on(p.stop.click, act(lambda request: runs.stop(home, id_of(request))), state, outputs)
-    page.on(p.go_on.click, act(lambda request: runs.resume(home, id_of(request), tokens.of(request) or None)), state, outputs)
+    _wire_verbs(page, p, read, outputs)
+
+    def numbers(request: gr.Request) -> pd.DataFrame:
+        return _numbers(t, runs.curves(home, id_of(request)))
+
+    page.on(p.numbers_fold.expand, numbers, None, p.numbers)
+
+
+def _wire_verbs(page: Page, p: SimpleNamespace, read: Callable[..., Any], outputs: list[Any]) -> None:
+    """Stop, go on, rename: each does it and shows what is true then."""
+    home, state = page.home, [p.seen, p.every]
+
+    def stop(request: gr.Request, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
+        runs.stop(home, id_of(request))
+        return read(request, seen, every_step)
+
+    page.on(p.stop.click, stop, state, outputs)
+
+    def resume(request: gr.Request, token: str, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
+        runs.resume(home, id_of(request), tokens.of(request, token) or None)
+        return read(request, seen, every_step)
+
+    sent = page.on(p.go_on.click, resume, [p.token, *state], outputs)
+    sent.then(lambda: "", None, p.token, show_progress="hidden", api_visibility="private")  # whatever came of it
 
     def rename(request: gr.Request, name: str, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
         row = runs.rename(home, id_of(request), name)
@@ -162,11 +187,6 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
 
     page.on(p.rename.click, rename, [p.name, *state], [*outputs, p.name])
     page.on(p.name.submit, rename, [p.name, *state], [*outputs, p.name])
-
-    def numbers(request: gr.Request) -> pd.DataFrame:
-        return _numbers(t, runs.curves(home, id_of(request)))
-
-    page.on(p.numbers_fold.expand, numbers, None, p.numbers)
 
 
 def _texts(t: Words, run: Run) -> dict[str, str]:
@@ -195,6 +215,7 @@ def _switches(t: Words, run: Run) -> dict[str, dict[str, Any]]:
     fix = FIXES.get((run["error"] or {}).get("kind", "")) if state in ("failed", "interrupted") else None
     go_on = {"visible": state in ("failed", "stopped", "interrupted"), "variant": "secondary" if fix else "primary"}
     return {
+        "token": {"visible": go_on["visible"] and (run["error"] or {}).get("kind") in ASKS_FOR_TOKEN},
         "go_on": {**go_on, "value": t("runs.continue" if state in ("stopped", "interrupted") else "runs.resume")},
         "fix": {"visible": bool(fix), "variant": "primary", "value": t(fix[0]) if fix else ""},
         "stop": {"visible": busy and not run["stop_asked"], "value": t("runs.cancel" if state == "queued" else "runs.stop")},
@@ -202,6 +223,10 @@ def _switches(t: Words, run: Run) -> dict[str, dict[str, Any]]:
         "delete": {"visible": not busy or state == "queued"},
         "delete_hint": {"visible": state in ("starting", "running")},
     }
+
+
+ASKS_FOR_TOKEN = ("TokenMissing", "TokenRejected", "GatedModel", "ModelNotFound", "HubRefused")
+"""Failures that another try with a Hub token can mend."""
 
 
 def _less_memory(chosen: dict[str, Any]) -> dict[str, Any]:
@@ -238,16 +263,20 @@ def _curves(t: Words, p: SimpleNamespace, run: Run, points: dict[str, charts.Poi
     if every_step:
         names[charts.TRAINING] = t("runs.curve.training_raw")
     legend = charts.legend([(key, names[key], f"{values[-1][1]:.2f}") for key, values in series.items()])
+    begun = bool(points["loss"])
     axes = {"x": t("runs.axis.step"), "which": t("runs.axis.series")}
     table = charts.frame(series, names, y=t("runs.axis.loss"), **axes)
     changed: dict[Any, Any] = {
-        p.legend: legend if series else f'<p class="muted">{esc(t("runs.no_points"))}</p>',
-        p.plot: gr.LinePlot(table, x_lim=[0, end]),
+        p.legend: legend if begun else "",
+        p.every: gr.update(visible=begun),
+        p.plot: gr.LinePlot(table, x_lim=[0, end], visible=begun),
+        p.blank: gr.update(visible=not begun),
+        p.side_blank: gr.update(visible=not begun),
     }
     for name, plot in p.side.items():
         one = {charts.TRAINING: points[name]}
         table = charts.frame(one, {charts.TRAINING: t("runs.curve.training_raw")}, y=t(f"runs.axis.{name}"), **axes)
-        changed[plot] = gr.LinePlot(table, x_lim=[0, end])
+        changed[plot] = gr.LinePlot(table, x_lim=[0, end], visible=bool(points[name]))
     return changed
 
 

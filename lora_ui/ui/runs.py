@@ -13,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from lora_ui import errors, runs
-from lora_ui.ui import browser, run, run_cards
+from lora_ui.ui import browser, run, run_cards, storage
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
 
@@ -48,6 +48,7 @@ def build(page: Page) -> None:
         _queue(page, waiting)
         _trash(page, trash)
         foot = html(elem_classes="muted")
+        storage.build(page)
     seen = gr.State("")
     beat = gr.Timer(2, active=False)
     run.build(page)

@@ -36,6 +36,7 @@ from lora_ui.ui.words import Words
 
 log = logging.getLogger(__name__)
 ADDRESSES = {"data": "/", "train": "/train", "runs": "/runs", "chat": "/chat", "ship": "/ship"}
+KEYS = {"send": "Enter", "line": "Shift + Enter", "stop": "Esc", "rows": "← →", "list": "?"}
 MARKS = {"queued": "○", "starting": "◐", "running": "◐", "finished": "✓", "stopped": "■", "failed": "✕", "interrupted": "↯"}
 
 
@@ -194,8 +195,18 @@ def _bar(t: Words, name: str) -> str:
         f'<a class="skip" href="#content">{esc(t("shell.skip"))}</a><header><a class="wordmark" href="/">LoRA<span>UI</span></a>'
         f'<nav aria-label="{esc(t("shell.pages"))}">{links}</nav><div class="tools">'
         f'<a class="tool" data-keep-query href="?lang={other}" lang="{other}" hreflang="{other}">{esc(t("shell.other_language"))}</a>'
+        f'<button type="button" class="tool keys" data-keys aria-label="{esc(t("shell.keys"))}" title="{esc(t("shell.keys"))}">?</button>'
         f'<button type="button" class="tool" data-theme-toggle aria-label="{esc(t("shell.theme"))}" title="{esc(t("shell.theme"))}">'
-        f'{_SUN}</button></div></header><span id="content" tabindex="-1"></span>'
+        f'{_SUN}</button></div></header><span id="content" tabindex="-1"></span>{_keys(t)}'
+    )
+
+
+def _keys(t: Words) -> str:
+    """What the keyboard does, opened by `?`."""
+    rows = "".join(f"<dt><kbd>{esc(key)}</kbd></dt><dd>{esc(t('shell.keys.' + name))}</dd>" for name, key in KEYS.items())
+    return (
+        f'<dialog id="keys" aria-label="{esc(t("shell.keys"))}"><div><h2>{esc(t("shell.keys"))}</h2><dl>{rows}</dl>'
+        f'<p class="muted">{esc(t("shell.keys_hint"))}</p><button type="button" class="button">{esc(t("shell.close"))}</button></div></dialog>'
     )
 
 

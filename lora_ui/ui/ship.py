@@ -61,6 +61,9 @@ def _draw(page: Page) -> SimpleNamespace:
                 p.merge_stop = gr.Button(t("ship.cancel"), visible=False, variant="stop", elem_id="merge-stop")
         with gr.Column(elem_classes="card", min_width=280):
             _draw_publish(t, p)
+    with gr.Accordion(t("ship.preview"), open=False, elem_id="card") as p.card_fold:
+        html(f'<p class="muted">{esc(t("ship.preview_hint"))}</p>')
+        p.card = gr.Code("", language="markdown", interactive=False, show_label=False, wrap_lines=True, max_lines=24, buttons=["copy"])
     html(f"<h2>{esc(t('ship.use'))}</h2>")
     p.code = {}
     for how, language in (("python", "python"), ("vllm", "shell"), ("ollama", "shell")):
@@ -78,9 +81,6 @@ def _draw_publish(t: Words, p: SimpleNamespace) -> None:
     p.seen_by = html(_seen_by(t, WHO[0]))
     p.what = gr.Radio([(t(f"ship.{what}"), what) for what in WHAT], value=WHAT[0], label=t("ship.what"), elem_id="what")
     p.goes_up = html()
-    with gr.Accordion(t("ship.preview"), open=False, elem_id="card") as p.card_fold:
-        html(f'<p class="muted">{esc(t("ship.preview_hint"))}</p>')
-        p.card = gr.Code("", language="markdown", interactive=False, show_label=False, wrap_lines=True, max_lines=24, buttons=["copy"])
     p.token = gr.Textbox(label=t("ship.token"), info=t("ship.token_hint"), type="password", max_length=400, elem_id="token")
     p.publish_news = html()
     p.publish_problem = html(visible=False)

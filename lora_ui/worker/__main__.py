@@ -37,12 +37,12 @@ def main(folder: Path, again: bool = False) -> int:
 
     said = log.take_over(folder / "log.txt", clean)
     reserve = folder / ".reserve"
-    with disk.tolerated():
-        reserve.write_bytes(_RESERVE)
-    job.beat()
-    job.keep_beating()
     state, error, result = "finished", None, None
     try:
+        with disk.tolerated():
+            reserve.write_bytes(_RESERVE)
+        job.beat()
+        job.keep_beating()
         job.check()
         if job.kind not in KINDS:
             raise ValueError(job.kind)

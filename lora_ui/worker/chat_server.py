@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 from lora_ui import errors, hub
 from lora_ui.errors import Say
 from lora_ui.home import Home
-from lora_ui.worker import load, render
+from lora_ui.worker import checkpoints, load, render
 from lora_ui.worker.switch import Answer, SwitchedModel
 
 MOST_BYTES = 4 * 1024 * 1024
@@ -40,7 +40,7 @@ class Message(BaseModel):
 
 
 class Question(BaseModel):
-    """The body of `/v1/chat/completions`. `model` is `base` or a run's id."""
+    """The body of `/v1/chat/completions`. `model` is `base` or the name of an adapter that was added."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
     model: str
@@ -59,7 +59,7 @@ class AdapterName(BaseModel):
 
 
 class Chat:
-    """One base model and who may be asked: `base`, and every run whose adapter was added."""
+    """One base model and who may be asked: `base`, and every adapter that was added."""
 
     def __init__(
         self, home: Home, base_model: str, folder: Path, tokenizer: PreTrainedTokenizerFast, model: SwitchedModel, stopping: threading.Event
@@ -71,13 +71,25 @@ class Chat:
         self.answers = self.tokens = 0
         self.idle_since: float | None = time.monotonic()
 
-    def add_adapter(self, run_id: str) -> None:
-        """Raises NoSuchJob, NothingTrained, AdapterUnsuitable."""
-        folder = load.adapter_folder(self.home, run_id, self.base_model)
+    def add_adapter(self, name: str) -> None:
+        """`name`: a run's id, or `id@60` for its save point of step 60. Raises NoSuchJob, NothingTrained, AdapterUnsuitable, SavePointUnusable."""
+        if name in self.model.adapters:
+            return
+        run_id, _, step = name.partition("@")
+        folder = load.adapter_folder(self.home, run_id, self.base_model, self._save_point(run_id, step) if step else None)
         try:
-            self.model.load(run_id, folder)
+            self.model.load(name, folder)
         except (ValueError, RuntimeError) as e:
-            raise errors.AdapterUnsuitable(name=run_id, detail=hub.redact(str(e).split("\n")[0])) from e
+            raise errors.AdapterUnsuitable(name=name, detail=hub.redact(str(e).split("\n")[0])) from e
+
+    def _save_point(self, run_id: str, step: str) -> Path:
+        """The folder of a save point, every file of it as its manifest says."""
+        if not step.isdecimal():
+            raise errors.NoSuchJob(id=f"{run_id}@{step}")
+        folder: Path = self.home.run(run_id) / "checkpoints" / f"step-{int(step):06d}"
+        if problem := checkpoints.damage(folder):
+            raise errors.SavePointUnusable(step=step, problem=problem)
+        return folder
 
     def ask(self, question: Question) -> tuple[Answer, Generator[str]]:
         """The answer's state and its text, piece by piece. Raises ChatModelUnknown, PromptTooLong, ChatRequestRefused; the text raises ChatUnloaded
@@ -192,7 +204,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         question = Question.model_validate_json(self._body())
         answer, text = self.chat.ask(question)
-        head = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": question.model}
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex[:24]}", "created": int(time.time()), "model": answer.adapter or "base"}
         if question.stream:
             self._stream(head, answer, text)
             return

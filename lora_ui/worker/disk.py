@@ -15,7 +15,9 @@ from lora_ui.errors import Say
 RESERVE = 50_000_000
 """Bytes that stay free for logs, the database and the next small file."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_SIGNS = re.compile(rf"os error ({'|'.join(map(str, _FULL))})\b|PytorchStreamWriter failed|file write failed|No space left on device")
+_SIGNS = re.compile(
+    rf"os error ({'|'.join(map(str, _FULL))})\b|PytorchStreamWriter failed|unexpected pos \d+ vs |file write failed|No space left on device"
+)
 """What safetensors and torch, which write without Python, put into their own exceptions."""
 
 

@@ -64,12 +64,12 @@ def base_of_run(job: Job, run_id: str) -> Path:
     return local_folder(job, asked["settings"]["model"]["base_model"], asked["prepare"]["revision"])
 
 
-def adapter_folder(home: Home, run_id: str, base_model: str | None = None) -> Path:
-    """A run's adapter, checked to be a plain LoRA in safetensors (trained on `base_model`, if given).
+def adapter_folder(home: Home, run_id: str, base_model: str | None = None, folder: Path | None = None) -> Path:
+    """A run's adapter, or the one in `folder`, checked to be a plain LoRA in safetensors (trained on `base_model`, if given).
 
     Raises NoSuchJob, NothingTrained, AdapterUnsuitable.
     """
-    folder = home.run(run_id) / "adapter"
+    folder = folder or home.run(run_id) / "adapter"
     config = read_json(folder / "adapter_config.json")
     if config is None or not (folder / "adapter_model.safetensors").is_file():
         raise errors.NothingTrained(id=run_id, state="without an adapter")

@@ -15,7 +15,7 @@ TESTED = "training.per_device_eval_batch_size"
 
 def ran_out(e: BaseException) -> bool:
     """Whether `e` means that a GPU's or this machine's memory is full; torch says so in ordinary RuntimeErrors."""
-    return isinstance(e, MemoryError) or (isinstance(e, RuntimeError | OSError) and any(sign in str(e) for sign in _SIGNS))
+    return isinstance(e, MemoryError) or (isinstance(e, RuntimeError | OSError | ImportError) and any(sign in str(e) for sign in _SIGNS))
 
 
 def wanted(e: BaseException) -> Say:

@@ -50,6 +50,23 @@ def worker(folder: Path, **environment: str) -> subprocess.Popen[bytes]:
     return process
 
 
+def interposed(place: Path, event: str, suffix: str, action: str) -> str:
+    """A PYTHONPATH whose Python does `action` once, at the first audit event of this name with an argument that ends so."""
+    place.mkdir(parents=True, exist_ok=True)
+    code = f"""
+import os, resource, sys
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # an allocation that fails in another thread ends the process at once
+done = []
+def hook(event, args):
+    if event == {event!r} and not done and any(str(one).endswith({suffix!r}) for one in args):
+        done.append(event)
+        {action}
+sys.addaudithook(hook)
+"""
+    (place / "sitecustomize.py").write_text(code)
+    return str(place)
+
+
 def outcome(folder: Path) -> dict[str, Any]:
     told = read_json(folder / "outcome.json")
     assert told, (folder / "log.txt").read_text()

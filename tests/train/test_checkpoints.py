@@ -21,8 +21,9 @@ from lora_ui import errors
 from lora_ui.home import REPOSITORY, Home, read_json, write_json
 from lora_ui.worker import checkpoints, load
 from tests.running import ROWS
-from tests.tiny import tiny_model
+from tests.tiny import tiny_model, tiny_run
 from tests.train.inside import folder_of, losses, train
+from tests.train.killed import contents
 
 pytestmark = pytest.mark.train
 STEPS = {"max_steps": 8, "save_steps": 4, "logging_steps": 1, "learning_rate": 5e-3, "max_length": 64, "global_batch_size": 4}
@@ -199,21 +200,45 @@ def test_going_on_from_any_save_point_gives_the_same_bits(tmp_path: Path, chosen
         assert_same_end(folder, reference)
 
 
+EVERY = int(os.environ.get("KILL_EVERY", "7"))
+
+
+def kills(template: Path, every: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """What each kill left behind, and the end of the one that was not killed."""
+    command = [sys.executable, "-m", "tests.train.killed", str(template), str(every)]
+    swept = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    *killed, last = [json.loads(line) for line in swept.stdout.splitlines()]
+    assert (last["at"], last["killed"]) == (None, 0), swept.stderr[-2000:]
+    assert all(one["killed"] == signal.SIGKILL for one in killed)
+    return killed, last
+
+
 def test_killed_at_any_write_of_a_save_nothing_torn_is_accepted_and_the_end_is_the_same(tmp_path: Path) -> None:
     home, raw = Home.open(tmp_path / "home"), settings(tmp_path, max_steps=4, save_steps=2, save_total_limit=1)
     reference = folder_of(home, raw, "reference")
     train(reference)
-    command = [sys.executable, "-m", "tests.train.killed", str(folder_of(home, raw, "template")), os.environ.get("KILL_EVERY", "7")]
-    swept = subprocess.run(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    *kills, last = [json.loads(line) for line in swept.stdout.splitlines()]
-    assert last["at"] is None, swept.stderr[-2000:]
-    assert len(kills) >= 50 / int(os.environ.get("KILL_EVERY", "7"))
-    whole = sorted(p.name for p in (reference / "adapter").iterdir())
-    for kill in kills:
-        assert (kill["killed"], kill["damaged"], kill["resumed"]) == (signal.SIGKILL, [], 0), kill
-        assert kill["points"] >= 1, kill
-        assert kill["adapter"] in (None, whole), kill
-        assert_same_end(Path(kill["folder"]), reference)
+    killed, last = kills(folder_of(home, raw, "template"), EVERY)
+    assert len(killed) >= 50 / EVERY
+    for one in killed:
+        assert (one["damaged"], one["resumed"]) == ([], 0), one
+        assert one["points"] >= 1, one
+        assert one["folders"]["adapter"] in (None, last["folders"]["adapter"]), one
+        assert_same_end(Path(one["folder"]), reference)
+
+
+def test_a_merge_killed_at_any_write_leaves_the_merged_model_before_or_the_new_one(tmp_path: Path) -> None:
+    home, base = Home.open(tmp_path / "home"), tiny_model(tmp_path / "base")
+    run = tiny_run(home, "quiet-otter-000001", base)
+    (run / "merged").mkdir()
+    (run / "merged" / "model.safetensors").write_text("of the merge before")
+    asked = {"id": "merge", "kind": "merge", "home": str(home.root), "params": {"run_id": run.name, "dtype": None}}
+    (run / "jobs" / "merge").mkdir(parents=True)
+    write_json(run / "jobs" / "merge" / "job.json", {**asked, "run_id": run.name})
+    killed, last = kills(run, min(2, EVERY))
+    assert len(killed) >= 8
+    left = {one["folders"]["merged"] for one in killed}
+    assert left == {contents(run / "merged"), last["folders"]["merged"]}
+    assert len(left) == 2
 
 
 def test_a_test_in_between_changes_no_gradient_of_a_4bit_model(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """The Chat page: two answers at once, other people's text letter by letter, stop, retry, edit, and what survives a reload."""
 
 import json
+import os
 import threading
 
 import pytest
 from playwright.sync_api import expect
 
-from lora_ui import errors, runs
+from lora_ui import errors, machine, runs
+from lora_ui.jobs import Jobs
 from lora_ui.ui import answering, chat, conversation
 from tests.ui import made
 
@@ -34,7 +36,7 @@ def test_a_heading_names_the_model_that_the_worker_says_has_answered(t):
     swapped = turn(base="x", yours="y")
     swapped["answers"]["yours"]["model"] = "base"
     drawn = conversation.draw(t, [swapped], SPEAKERS, {"base": "The base", "run-1": "The run"}, "")
-    assert drawn.count('<h3 class="answer-title">The base') == 2
+    assert drawn.count('<h3 class="answer-title">The base') == 1 and drawn.count('<h3 class="answer-title other">The base') == 1
 
 
 def test_each_model_reads_its_own_answers():
@@ -126,6 +128,17 @@ def test_asking_stopping_editing_and_coming_back(home, tiny, until, app_of, visi
     expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
     assert json.dumps(made.HOSTILE) not in page.content()
 
+    there = chat.points(t, home, runs.show(home, job.id))
+    assert len(there) > 1 and there[0][1] == job.id
+    page.locator("#chat-point input").click()
+    page.get_by_role("option", name=there[-1][0], exact=True).click()
+    expect(page.locator(".pane-title").nth(1)).to_have_text(t("chat.yours_point", name=made.HOSTILE, step=there[-1][1].split("@")[1]))
+    expect(page.locator(".answer-title.other:visible")).to_have_text(t("chat.yours_title", name=made.HOSTILE))
+    page.locator("#panes [data-act=retry]").first.click()
+    expect(page.locator(".answer-title.other:visible")).to_have_count(0)
+    expect(page.locator("#panes [data-act=retry]")).to_have_count(2, timeout=120_000)
+    assert len(Jobs(home.database).all("chat")) == 1
+
     too_long = ("river " * 600).strip()
     page.locator("#ask textarea").fill(too_long)
     page.locator("#ask textarea").press("Enter")
@@ -135,6 +148,58 @@ def test_asking_stopping_editing_and_coming_back(home, tiny, until, app_of, visi
     page.reload()
     expect(page.locator(".turn")).to_have_count(1)
     expect(page.locator("#panes [data-act=retry]")).to_have_count(2)
+
+
+@pytest.mark.browser
+def test_while_a_run_holds_the_machine_a_question_waits_and_can_be_taken_back(home, app_of, visit):
+    id, busy, jobs = made.ended(home, "finished"), made.submit(home, made.HOSTILE).id, Jobs(home.database)
+    jobs.claim(machine.look().leases)
+    jobs.started(busy, os.getpid(), machine.process_start(os.getpid()), machine.boot_id())
+    served = app_of(home)
+    page, t = visit()
+    page.goto(f"{served.url}/chat?run={id}")
+    said = answering.busy(home, t)
+    assert made.HOSTILE in said
+    expect(page.locator(".note:visible")).to_have_text(said)
+    box, leave = page.locator("#ask textarea"), page.locator("#leave")
+
+    box.fill("Why?")
+    box.press("Enter")
+    expect(page.locator(".answer.yours")).to_contain_text(t("chat.wait.queue", n="?").split("?")[0])
+    leave.click()
+    expect(leave).to_be_hidden()
+    assert [job.state for job in jobs.all("chat")] == ["stopped"]
+
+    box.fill("Why?")  # Esc stops it too, but not while one types the next question
+    box.press("Enter")
+    expect(leave).to_be_visible()
+    page.evaluate(
+        "document.querySelector('#ask [data-testid=stop-button]').addEventListener('click', () => { window.stops = (window.stops || 0) + 1 })"
+    )
+    box.fill("What?")
+    box.press("Escape")
+    box.press("?")
+    assert page.evaluate("[window.stops, document.querySelector('#keys').open]") == [None, False]
+    box.fill("")
+    box.press("Escape")
+    assert page.evaluate("window.stops") == 1
+    expect(leave).to_be_hidden()
+    assert [job.state for job in jobs.all("chat")] == ["stopped", "stopped"]
+
+
+@pytest.mark.browser
+def test_a_question_mark_lists_the_keys(home, app_of, visit):
+    served = app_of(home)
+    page, t = visit()
+    page.goto(f"{served.url}/ship")
+    expect(page.locator(".empty")).to_be_visible()
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_contain_text(t("shell.keys.stop"))
+    page.keyboard.press("Escape")
+    expect(page.locator("#keys")).to_be_hidden()
+    page.get_by_role("button", name=t("shell.keys")).click()
+    page.get_by_role("button", name=t("shell.close")).click()
+    expect(page.locator("#keys")).to_be_hidden()
 
 
 @pytest.mark.browser

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from lora_ui import errors, runs
+from lora_ui.jobs import Jobs
 from lora_ui.ui import charts, run, run_cards
 from tests.ui import made
 
@@ -81,6 +82,13 @@ def test_a_known_failure_offers_its_fix(home, t, error, change):
     assert {k: v for k, v in mended["training"].items() if shown["settings"]["training"][k] != v} == change
     memory = run._draft(home, {"run": id}, shown, mended)
     assert memory["settings"]["training"].items() >= change.items() and memory["source"] == "example" and memory["run"] == id
+
+
+def test_a_token_is_asked_for_where_one_can_mend_it(home, t):
+    died = errors.WorkerDied(how="signal 9", detail="")
+    for error, asks in ((errors.TokenMissing(), True), (errors.GatedModel(name="a/b"), True), (died, False)):
+        shown = runs.show(home, made.ended(home, "interrupted", step=8, error=error))
+        assert run._switches(t, shown)["token"]["visible"] is asks
 
 
 def test_every_state_has_at_most_one_filled_button(home, t):
@@ -224,4 +232,35 @@ def test_a_wrong_address_and_an_empty_list_are_sentences(home, app_of, visit):
     page.goto(f"{served.url}/runs")
     expect(page.locator(".empty")).to_contain_text(t("runs.none"))
     page.goto(f"{served.url}/runs?run=../../etc")
-    expect(page.locator(".panel")).to_be_visible()
+    page.locator(".panel").get_by_role("link", name=t("runs.see_all")).click()
+    expect(page.locator(".empty")).to_contain_text(t("runs.none"))
+
+
+@pytest.mark.browser
+def test_before_the_first_step_there_is_a_sentence_and_no_empty_chart(home, app_of, visit):
+    busy, waiting = made.running(home, step=20), made.submit(home).id
+    served = app_of(home)
+    page, t = visit()
+    page.goto(f"{served.url}/runs?run={waiting}")
+    expect(page.locator(".block.lu-blank")).to_have_text(t("runs.no_points"))
+    assert not page.locator("#curve-loss, #every-step").filter(visible=True).count()
+    page.goto(f"{served.url}/runs?run={busy}")
+    expect(page.locator("#curve-loss canvas, #curve-loss svg").first).to_be_visible()
+    expect(page.locator(".block.lu-blank")).to_be_hidden()
+
+
+@pytest.mark.browser
+def test_a_lost_token_is_asked_for_once_and_kept_nowhere(home, app_of, visit):
+    id = made.ended(home, "interrupted", step=0, error=errors.TokenMissing())
+    served = app_of(home)
+    page, _ = visit()
+    page.goto(f"{served.url}/runs?run={id}")
+    canary = "hf_canary0123456789"
+    page.locator("#resume-token input").fill(f' "{canary}" ')
+    page.locator("#continue").click()
+    expect(page.locator("#resume-token")).to_be_hidden()
+    page.wait_for_function("() => !document.querySelector('#resume-token input')?.value")
+    assert Jobs(home.database).get(id).params["token_handle"]
+    stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie]) + document.body.innerHTML")
+    assert canary not in stored
+    assert [path for path in home.root.rglob("*") if path.is_file() and canary.encode() in path.read_bytes()] == []

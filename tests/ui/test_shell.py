@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import socket
@@ -19,6 +20,7 @@ import yaml
 from lora_ui import errors
 from lora_ui.home import REPOSITORY
 from lora_ui.ui import door, shell, theme
+from lora_ui.ui.data_parts import Upload
 from lora_ui.ui.words import Words
 
 HOSTILE = "<b>${alert(1)}</b>{{x}}"
@@ -323,3 +325,8 @@ def test_a_path_that_a_visitor_names_is_never_read(tmp_path: Path, path: str) ->
         assert list((tmp_path / "home" / "uploads").iterdir()) == []
     finally:
         running.close()
+
+
+def test_an_upload_is_never_fetched_from_an_address() -> None:
+    with gr.Blocks(), pytest.raises(errors.DataNotFound, match="example"):
+        asyncio.run(Upload().async_move_resource_to_block_cache("https://example.org/rows.csv"))

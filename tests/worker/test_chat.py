@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -30,6 +31,7 @@ class Open:
 
     def __init__(self, home: Home, folder: Path, worker: Any):
         self.home, self.folder, self.worker = home, folder, worker
+        self.base = read_json(folder / "job.json")["params"]["base_model"]
         said = read_json(folder / "endpoint.json")
         self.port, self.template = said["port"], said["template"]
         headers = {"Authorization": f"Bearer {home.chat_key.read_text()}"}
@@ -167,6 +169,25 @@ def test_another_adapter_is_added_in_place_and_a_foreign_one_is_refused(chat: Op
     assert chat.http.post("/v1/adapters", json={"id": "../../etc"}).json()["error"]["type"] == "NoSuchJob"
     assert chat.http.post("/v1/adapters", json={"id": "gone-gnu-000009"}).json()["error"]["type"] == "NothingTrained"
     assert chat.text(RUN) == before
+
+
+def test_a_save_point_answers_for_itself_and_a_damaged_one_is_refused(chat: Open) -> None:
+    whole, damaged = (chat.home.run(RUN) / "checkpoints" / f"step-00000{step}" for step in (4, 6))
+    for folder, seed in ((whole, 11), (damaged, 12)):
+        tiny_adapter(Path(chat.base), folder, r=4, seed=seed)
+        files = {p.name: {"size": p.stat().st_size, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()} for p in folder.iterdir()}
+        (folder / "manifest.json").write_text(json.dumps({"step": int(folder.name[-1]), "files": files}))
+    with open(damaged / "adapter_model.safetensors", "r+b") as f:
+        f.seek(-4, 2)
+        f.write(b"....")  # as long as it was
+    before = chat.text("base"), chat.text(RUN)
+    assert chat.http.post("/v1/adapters", json={"id": f"{RUN}@4"}).status_code == 200
+    reply = chat.ask(f"{RUN}@4").json()
+    assert reply["model"] == f"{RUN}@4" and reply["choices"][0]["message"]["content"] not in before
+    assert (chat.text("base"), chat.text(RUN)) == before
+    kinds = [chat.http.post("/v1/adapters", json={"id": f"{RUN}@{step}"}).json()["error"]["type"] for step in ("6", "5", "../adapter")]
+    assert kinds == ["SavePointUnusable", "SavePointUnusable", "NoSuchJob"]
+    assert f"{RUN}@6" not in [model["id"] for model in chat.http.get("/v1/models").json()["data"]]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -17,9 +18,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lora_ui.home import REPOSITORY, Home
 from tests.standin_hub import StandinHub
 from tests.tiny import tiny_model, tiny_run
-from tests.worker.working import start, work
+from tests.worker.working import start, until, work
 
 RUN, OTHER = "quiet-otter-000001", "calm-heron-000002"
+BIG = ("model.safetensors", "tokenizer.json")
+"""Of a merged model: what goes up before the commit, in this order."""
 EVIL = "<b>${alert(1)}</b> [x](javascript:1) | `y`\n# z"
 
 
@@ -179,3 +182,21 @@ def test_the_token_is_on_no_disk_and_in_no_command_line(home: Home, standin_hub:
 def test_publishing_needs_no_torch() -> None:
     asked = "import sys, lora_ui.worker.push; sys.exit(bool({'torch', 'transformers', 'peft'} & sys.modules.keys()))"
     subprocess.run([sys.executable, "-c", asked], check=True, cwd=REPOSITORY)
+
+
+def test_a_push_killed_between_two_files_goes_on_with_the_second(home: Home, standin_hub: StandinHub) -> None:
+    assert work(home, "merge", {"run_id": RUN, "dtype": None}, RUN)["state"] == "finished"
+    first, second = (hashlib.sha256((home.run(RUN) / "merged" / name).read_bytes()).hexdigest() for name in BIG)
+    standin_hub.refuse[second] = 503  # the client tries again and again
+    asked = {"run_id": RUN, "repo": "user-a/river", "merged": True, "public": False}
+    _, worker = start(home, "push", asked, RUN, standin_hub.write_token)
+    until(lambda: any(entry.method == "PUT" and second in entry.path for entry in standin_hub.log))
+    worker.kill()
+    worker.wait()
+    assert set(standin_hub.files("user-a/river")) <= {".gitattributes"}
+    standin_hub.refuse.clear()
+    before = len(standin_hub.log)
+    assert push(home, standin_hub, merged=True)["state"] == "finished"
+    sent = [entry.path for entry in standin_hub.log[before:] if entry.method == "PUT"]
+    assert sent == [f"/lfs/{second}"]
+    assert first in standin_hub.lfs

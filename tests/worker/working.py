@@ -7,6 +7,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,11 @@ _numbers = itertools.count()
 
 
 def start(
-    home: Home, kind: str, params: dict[str, Any], run_id: str | None = None, token: str | None = None
+    home: Home, kind: str, params: dict[str, Any], run_id: str | None = None, token: str | None = None, dataset: str | None = None
 ) -> tuple[Path, subprocess.Popen[bytes]]:
     """The job's folder and its running process."""
     id = f"{kind}-{next(_numbers)}"
-    folder = home.job(kind, id, run_id)
+    folder = home.job(kind, id, run_id, dataset)
     folder.mkdir(parents=True)
     write_json(folder / "job.json", {"id": id, "kind": kind, "run_id": run_id, "home": str(home.root), "params": params})
     environment = {k: v for k, v in os.environ.items() if k != "HF_TOKEN"}
@@ -32,6 +35,14 @@ def start(
     worker.stdin.write(json.dumps({"token": token}).encode() + b"\n")
     worker.stdin.close()
     return folder, worker
+
+
+def until(true: Callable[[], bool], seconds: float = 60) -> None:
+    """Look again and again until `true()`; fails after `seconds`."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not true():
+        assert time.monotonic() < deadline
+        pause.wait(0.02)  # nobody sets it
 
 
 def work(home: Home, kind: str, params: dict[str, Any], run_id: str | None = None, token: str | None = None) -> dict[str, Any]:

@@ -1,0 +1,38 @@
+"""The fold "Disk space" in a real browser: sizes, the trash, the switch; on a phone and in the dark, too."""
+
+import json
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from lora_ui import runs
+from tests.ui import made
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize(("language", "width", "dark"), [("en", 1280, False), ("zh", 390, True)])
+def test_the_trash_is_emptied_after_a_question_and_the_switch_is_kept(home, app_of, visit, language, width, dark):
+    kept, gone = made.ended(home, "finished", "calm-owl"), made.ended(home, "finished", "tidy-newt")
+    runs.delete(home, gone)
+    page, t = visit(width=width, language=language, dark=dark)
+    page.goto(f"{app_of(home).url}/runs")
+    page.get_by_role("button", name=t("space.title")).click()
+    expect(page.locator("table.facts")).to_contain_text(t("space.trash"))
+    page.locator("#empty-trash").click()
+    page.locator("#keep-trash").click()
+    page.locator("#empty-trash").click()
+    page.locator("#empty-sure").click()
+    expect(page.locator("#empty-trash")).to_be_hidden()
+    expect(page.locator("table.facts")).to_contain_text(re.compile(re.escape(t("space.trash")) + r"\s*0 B"))
+    assert not home.run(gone).exists() and home.run(kept).exists()
+    switch = page.get_by_label(t("space.goes_on"))
+    expect(switch).to_be_checked()
+    switch.uncheck()
+    expect(page.locator(".panel")).to_have_count(0)
+    page.reload()
+    page.get_by_role("button", name=t("space.title")).click()
+    expect(page.get_by_label(t("space.goes_on"))).not_to_be_checked()
+    assert json.loads(home.preferences.read_text()) == {"goes_on": False}
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")

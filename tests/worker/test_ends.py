@@ -1,0 +1,142 @@
+"""Stops at any phase end the real worker with what was learned and leave nothing running; failures of the outside have names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lora_ui import data
+from lora_ui.home import Home, read_json
+from lora_ui.worker import checkpoints
+from tests.standin_hub import StandinHub
+from tests.tiny import CHATML, tiny_model, tiny_run
+from tests.train.inside import folder_of, interposed, outcome, worker
+from tests.train.test_checkpoints import settings
+from tests.worker.working import start, until, work
+
+pytestmark = pytest.mark.train
+RUN = "quiet-otter-000001"
+STOP = "os.kill(os.getpid(), 15)"
+
+
+def left_over(folder: Path) -> list[str]:
+    """Processes that name this folder, and half-made folders."""
+    running = [p.info["cmdline"] for p in psutil.process_iter(["cmdline"]) if str(folder) in (p.info["cmdline"] or [])]
+    return [*map(str, running), *(str(p) for p in folder.rglob("*") if p.name.startswith((".tmp", "checkpoint-", ".reserve")))]
+
+
+@pytest.mark.parametrize(
+    ("event", "suffix", "step"),
+    [
+        ("import", "trl", None),
+        ("os.rename", "decided.json", None),
+        ("os.mkdir", "checkpoint-4", 5),
+        ("os.mkdir", ".tmp-adapter", 8),
+    ],
+    ids=["import", "load", "save", "last save"],
+)
+def test_a_stop_at_any_phase_of_a_training(tmp_path: Path, event: str, suffix: str, step: int | None) -> None:
+    folder = folder_of(Home.open(tmp_path / "home"), settings(tmp_path), "run-1")
+    process = worker(folder, PYTHONPATH=interposed(tmp_path / "path", event, suffix, STOP))
+    assert process.wait(120) == 0, (folder / "log.txt").read_text()
+    told = outcome(folder)
+    assert (told["state"], told["error"]) == ("stopped", None), told
+    assert (told["result"] or {}).get("step") == step
+    assert (folder / "adapter").exists() == (step is not None)
+    assert all(checkpoints.damage(p) is None for p in checkpoints.points(folder / "checkpoints"))
+    assert left_over(folder) == []
+
+
+def test_a_stop_while_rows_are_tokenised(tmp_path: Path) -> None:
+    raw = settings(tmp_path)
+    Path(raw["data"]["source"]).write_text("question,answer\n" + "\n".join(f'"{n} a?","{n} b."' for n in range(20_000)))
+    folder = folder_of(Home.open(tmp_path / "home"), raw, "run-1")
+    process = worker(folder)
+    until(
+        lambda: (
+            ((read_json(folder / "heartbeat") or {}).get("phase"), (read_json(folder / "heartbeat") or {}).get("unit"))
+            == ("prepare", "rows")
+        )
+    )
+    process.terminate()
+    assert process.wait(60) == 0
+    assert outcome(folder)["state"] == "stopped"
+    assert left_over(tmp_path / "home") == []
+
+
+@pytest.mark.parametrize(("event", "suffix"), [("open", "config.json"), ("os.mkdir", ".tmp-merged")], ids=["load", "save"])
+def test_a_stop_while_merging_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, suffix: str) -> None:
+    home, base = Home.open(tmp_path / "home"), tiny_model(tmp_path / "base")
+    run = tiny_run(home, RUN, base)
+    monkeypatch.setenv("PYTHONPATH", interposed(tmp_path / "path", event, suffix, STOP))
+    assert work(home, "merge", {"run_id": RUN, "dtype": None}, RUN)["state"] == "stopped"
+    assert not (run / "merged").exists()
+    assert left_over(run) == []
+
+
+def test_a_stop_between_two_files_of_a_push_leaves_the_repository_as_it_was(
+    tmp_path: Path, standin_hub: StandinHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, base = Home.open(tmp_path / "home"), tiny_model(tmp_path / "base")
+    tiny_run(home, RUN, base)
+    monkeypatch.setenv("PYTHONPATH", interposed(tmp_path / "path", "open", "adapter_model.safetensors", STOP))
+    asked = {"run_id": RUN, "repo": "user-a/river", "merged": False, "public": False}
+    assert work(home, "push", asked, RUN, standin_hub.write_token)["state"] == "stopped"
+    assert "adapter_model.safetensors" not in standin_hub.files("user-a/river")
+
+
+def prepare(home: Home, base: str, token: str | None = None, source: str = "example") -> dict[str, Any]:
+    rows = data.load(home, source)
+    asked = {"digest": rows.digest, "base_model": base, "revision": None, "max_length": 256, "held_out_rows": 4, "split_seed": 7}
+    folder, process = start(home, "prepare", {**asked, "system_prompt": "", "learn": "all"}, None, token, rows.digest)
+    process.wait(60)
+    return outcome(folder)
+
+
+@pytest.mark.parametrize(
+    ("base", "refused", "kind"),
+    [
+        ("team-b/missing", None, "ModelNotFound"),
+        ("team-b/closed", None, "GatedModel"),
+        ("team-b/closed", 503, "HubUnwell"),
+        ("offline", None, "HubOffline"),
+    ],
+)
+def test_the_hubs_refusals_have_names(
+    tmp_path: Path, standin_hub: StandinHub, monkeypatch: pytest.MonkeyPatch, base: str, refused: int | None, kind: str
+) -> None:
+    standin_hub.add_model("team-b/closed", tiny_model(tmp_path / "base"), gated=True)
+    if refused:
+        standin_hub.refuse["/api/models"] = refused
+    if base == "offline":
+        base = "team-b/closed"
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    told = prepare(Home.open(tmp_path / "home"), base, standin_hub.read_token)
+    assert (told["state"], told["error"]["kind"]) == ("failed", kind)
+    assert all(told["error"][part] for part in ("message", "cause", "fix"))
+
+
+def test_a_template_that_fails_names_the_row(tmp_path: Path) -> None:
+    template = CHATML.replace(
+        "{{ '<|im_start|>'", "{% if 'river 6?' in message['content'] %}{{ message.nothing.at_all }}{% endif %}{{ '<|im_start|>'", 1
+    )
+    base = tiny_model(tmp_path / "base", template=template)
+    rows = settings(tmp_path)["data"]["source"]
+    told = prepare(Home.open(tmp_path / "home"), str(base), source=rows)
+    assert (told["state"], told["error"]["kind"]) == ("failed", "TemplateFailed"), told
+    assert told["error"]["values"]["row"] == 7
+    assert "7" in told["error"]["message"]
+
+
+def test_rows_that_are_gone_are_named(tmp_path: Path) -> None:
+    home = Home.open(tmp_path / "home")
+    folder = folder_of(home, settings(tmp_path), "run-1")
+    digest = read_json(folder / "job.json")["params"]["prepare"]["digest"]
+    home.dataset(digest).rename(tmp_path / "elsewhere")
+    worker(folder).wait(60)
+    told = outcome(folder)
+    assert told["state"] == "failed"
+    assert told["error"]["kind"] != "Bug", told

@@ -201,6 +201,7 @@ def show(run: str, home: HomeOption = None, as_json: JsonOption = False) -> None
             "eval_loss",
             "tokens_per_second",
             "seconds",
+            "memory",
             "adapter_path",
         ):
             print(f"{name:18} {known[name]}")

@@ -14,7 +14,7 @@ from typing import Any
 from lora_ui import data, effects, errors, fit, machine, memory, models, presets, settings, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
-from lora_ui.jobs import Jobs
+from lora_ui.jobs import Job, Jobs
 
 _datasets: dict[str, data.Dataset] = {}
 _bases: dict[tuple[str, str, str | None, bool], models.BaseModel] = {}
@@ -124,7 +124,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: 
     if used < on.dataset.report["kept"]:
         decided["data.row_limit"] = presets.used_rows(chosen, used, on.dataset.report["kept"])
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
-    time = _time(home, on, chosen, base, decided)
+    time = _time(on, chosen, base, decided, _finished(home))
     return {
         "name": on.dataset.name,
         "digest": on.dataset.digest,
@@ -161,17 +161,17 @@ def glances(
     token: str | None,
     gpu_memory: int | None,
 ) -> dict[str, dict[str, Any]]:
-    """Seconds and verdict of other settings on the same rows, each with a base model of its own or that of `raw`; both None where
-    nothing is known. Fast enough to follow every edit. Raises what `ground` raises."""
+    """Verdict of other settings on the same rows, with a base model of their own, or with that of `raw` and then seconds too; None
+    where nothing is known. Fast enough to follow every edit. Raises what `ground` raises."""
     on = ground(home, raw, token)
-    said = {}
+    places, before, said = on.places(gpu_memory), _finished(home), {}
     for name, (other, base) in others.items():
         chosen = settings.parse(other)
         verdicts = []
-        for place in on.places(gpu_memory):
+        for place in places:
             decided, needed = memory.settle(base or on.base, chosen, on.rows.rough(), place)
             verdicts += [memory.verdict(needed, place)] if needed else []
-        seconds = _time(home, on, chosen, base or on.base, decided)["seconds"]
+        seconds = _time(on, chosen, on.base, decided, before)["seconds"] if base is None else None
         said[name] = {"seconds": seconds, "verdict": min(verdicts, key=memory.VERDICTS.index, default=None)}
     return said
 
@@ -184,13 +184,13 @@ def _rounds(chosen: settings.Settings, decided: dict[str, presets.Decision]) -> 
 
 
 def _time(
-    home: Home, on: Ground, chosen: settings.Settings, base: models.BaseModel, decided: dict[str, presets.Decision]
+    on: Ground, chosen: settings.Settings, base: models.BaseModel, decided: dict[str, presets.Decision], before: list[Job]
 ) -> dict[str, Any]:
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     limit = chosen.training.max_length
     tokens = sum(min(length, limit) for length in on.rows.lengths) if on.rows.lengths else on.rows.tokens
     trainable = counts["trainable_parameters"] if counts else None
-    return fit.estimate(base, trainable, tokens, _rounds(chosen, decided), on.here, _speed_before(home, chosen))
+    return fit.estimate(base, trainable, tokens, _rounds(chosen, decided), on.here, _speed_before(before, chosen))
 
 
 def memory_of(
@@ -213,14 +213,18 @@ def memory_of(
     }
 
 
-def _speed_before(home: Home, chosen: settings.Settings) -> float | None:
-    """Useful tokens per second of the last finished run here with the same base model, precision and longest row."""
+def _finished(home: Home) -> list[Job]:
+    return Jobs(home.database).all("train", ("finished",))
+
+
+def _speed_before(finished: list[Job], chosen: settings.Settings) -> float | None:
+    """Useful tokens per second of the last of these runs with the same base model, precision and longest row."""
 
     def alike(raw: dict[str, Any]) -> list[Any]:
         return [raw["model"], raw["training"]["max_length"], raw["adapter"]["use_dora"]]
 
-    finished = Jobs(home.database).all("train", ("finished",))
-    same = (job for job in finished if job.result and alike(job.params["settings"]) == alike(chosen.model_dump()))
+    wanted = alike(chosen.model_dump())
+    same = (job for job in finished if job.result and alike(job.params["settings"]) == wanted)
     return next((job.result["tokens_per_second"] for job in same if job.result and job.result["tokens_per_second"]), None)
 
 

@@ -138,6 +138,19 @@ def test_the_shape_of_gpt2_gives_the_published_count(run):
     assert round(said["share"], 4) == 0.2364 and said["verdict"] in ("fits", "tight") and "r·(in + out)" in said["explanation"]
 
 
+def test_fit_says_whether_it_fits_and_what_to_change(run):
+    asked = ("fit", "--base-model", "Qwen/Qwen3-8B", "--gpu-memory")
+    code, out, _ = run(*asked, "12GiB")
+    assert code == 0 and "A GPU with 12.0 GB: does not fit" in out and "--set model.load_in_4bit=true" in out
+    said = json.loads(run(*asked, "12GiB", "--json")[1])
+    assert said["verdict"] == "no" and said["predicted_bytes"] == sum(said["items"].values()) > said["available_bytes"] == 12 * 2**30
+    assert set(said["items"]) == {"weights", "adapter", "gradients", "optimizer", "activations", "logits", "context", "margin"}
+    (way,) = [way for way in said["advice"] if way["change"].get("model", {}).get("load_in_4bit")]
+    taken = json.loads(run(*asked, "12GiB", "--set", "model.load_in_4bit=true", "--json")[1])
+    assert taken["verdict"] == way["verdict"] == "fits" and taken["predicted_bytes"] == way["needs"]
+    assert json.loads(run(*asked, "24GiB", "--json")[1])["verdict"] == "fits"
+
+
 def test_runs_that_are_not_there(run):
     for verb in ("show", "stop", "resume", "delete", "logs"):
         code, _, err = run(verb, "no-such-run")

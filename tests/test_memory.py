@@ -160,6 +160,12 @@ def test_where_no_change_is_enough_all_together_or_a_smaller_model_is_offered() 
     assert found({}, 0.5) == []
 
 
+def test_a_model_behind_a_licence_is_not_offered_instead() -> None:
+    big, small = (next(model for model in catalogue() if model.name == name) for name in ("Qwen/Qwen3-32B", "Qwen/Qwen3-0.6B"))
+    offered = [ways.ways(big, settings.parse({}), ROWS, gpu(8), [replace(small, gated=gated)]) for gated in (False, True)]
+    assert [len(one) for one in offered] == [1, 0]
+
+
 def test_a_smaller_rank_keeps_the_strength() -> None:
     rank = next(
         change

@@ -64,20 +64,19 @@ def way(t: Words, one: dict[str, Any]) -> str:
 # lists whose labels carry time and fit
 
 
-def of_presets(home: Home, now: Draft, found: list[Preset], token: str, gpu: int | None) -> Glances:
-    """Empty when the rows or the base model cannot be read, which the plan beside it says."""
+def of_preset(preset: Preset) -> str:
+    """No base model is called like this."""
+    return f"preset {preset.name}"
+
+
+def glances(home: Home, now: Draft, found: list[Preset], token: str, gpu: int | None) -> Glances:
+    """Of every preset, under `of_preset`, with the base model as it is; and of every listed base model, by its id, with the form as it is.
+    Empty when the rows or the base model cannot be read, which the plan beside it says."""
     own = {"model": {"base_model": now.raw.get("model", {}).get("base_model", models.STARTER)}, "data": now.data}
-    others = {one.name: (now.raw if one.name == now.preset.name else settings.merge(one.settings, own), None) for one in found}
-    return _glances(home, now, others, token, gpu)
-
-
-def of_models(home: Home, now: Draft, token: str, gpu: int | None) -> Glances:
-    listed = {one.name: one for one in models.catalogue(home)}
-    others = {name: (settings.merge(now.raw, {"model": {"base_model": name}}), one) for name, one in listed.items()}
-    return _glances(home, now, others, token, gpu)
-
-
-def _glances(home: Home, now: Draft, others: dict[str, Any], token: str, gpu: int | None) -> Glances:
+    others: dict[str, tuple[dict[str, Any], models.BaseModel | None]] = {
+        one.name: (settings.merge(now.raw, {"model": {"base_model": one.name}}), one) for one in models.catalogue(home)
+    }
+    others |= {of_preset(one): (now.raw if one.name == now.preset.name else settings.merge(one.settings, own), None) for one in found}
     try:
         return preflight.glances(home, now.raw, others, token or None, gpu)
     except LoraUIError:
@@ -88,11 +87,11 @@ def preset_choices(
     t: Words, home: Home, now: Draft, rows: int, glances: Glances, everything: bool
 ) -> tuple[list[tuple[str, str]], int, int]:
     """(choices, how many are left out, how many of those do not fit): the best for machine and rows first, what does not fit last."""
-    found = sorted(draft.suggested(home, rows), key=lambda pair: _verdict(glances, pair[0].name) == "no")
+    found = sorted(draft.suggested(home, rows), key=lambda pair: _verdict(glances, of_preset(pair[0])) == "no")
     shown = [pair for i, pair in enumerate(found) if everything or i < FIRST or pair[0].name == now.preset.name]
     hidden = [preset for preset, _ in found if preset.name not in {one.name for one, _ in shown}]
-    labels = [(_preset(t, preset, reason, glances.get(preset.name)), preset.name) for preset, reason in shown]
-    return labels, len(hidden), sum(_verdict(glances, preset.name) == "no" for preset in hidden)
+    labels = [(_preset(t, preset, reason, glances.get(of_preset(preset))), preset.name) for preset, reason in shown]
+    return labels, len(hidden), sum(_verdict(glances, of_preset(preset)) == "no" for preset in hidden)
 
 
 def _verdict(glances: Glances, name: str) -> str | None:

@@ -99,9 +99,9 @@ def _lists(t: Words, p: Parts, home: Home, edit: Edit) -> tuple[dict[Any, Any], 
     """Presets and base models with time and fit, where they differ from what was drawn."""
     now, drawn = edit.now, dict(edit.drawn)
     found = [preset for preset, _ in draft.suggested(home, edit.rows)]
-    glances = fitting.of_presets(home, now, found, edit.token, edit.size)
+    glances = fitting.glances(home, now, found, edit.token, edit.size)
     presets, more, unfit = fitting.preset_choices(t, home, now, edit.rows, glances, drawn.get("everything", False))
-    listed = fitting.model_choices(t, home, fitting.of_models(home, now, edit.token, edit.size))
+    listed = fitting.model_choices(t, home, glances)
     lists: dict[Any, Any] = {}
     if presets != drawn.get("presets"):
         rest = t("train.more_presets_unfit", n=more, unfit=unfit) if unfit else t("train.more_presets", n=more)

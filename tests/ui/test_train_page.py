@@ -126,8 +126,8 @@ def test_presets_that_do_not_fit_come_last(home):
     raw = {"model": {"base_model": BIG}}
     now = draft.Draft(presets.get(home, "cpu"), raw, {"source": "example"})
     found = presets.all_presets(home)
-    glances = fitting.of_presets(home, now, found, "", another(12 * 2**30).whole)
-    assert {name for name, said in glances.items() if said["verdict"] != "no"} == {"small-gpu"}
+    glances = fitting.glances(home, now, found, "", another(12 * 2**30).whole)
+    assert [one.name for one in found if glances[fitting.of_preset(one)]["verdict"] != "no"] == ["small-gpu"]
     labels, more, unfit = fitting.preset_choices(t, home, now, 200, glances, everything=False)
     assert labels[0][1] == "small-gpu" and (more, unfit) == (9 - len(labels), 9 - len(labels))
     assert t("fit.badge.fits") in labels[0][0].split("\n")[0]
@@ -135,7 +135,7 @@ def test_presets_that_do_not_fit_come_last(home):
 
 def test_lists_stand_without_fit_where_the_plan_cannot_be_made(home):
     now = draft.Draft(presets.get(home, "cpu"), {"adapter": {"r": -1}}, {"source": "example"})
-    assert fitting.of_presets(home, now, presets.all_presets(home), "", None) == {}
+    assert fitting.glances(home, now, presets.all_presets(home), "", None) == {}
     labels, more, unfit = fitting.preset_choices(Words("zh"), home, now, 200, {}, everything=True)
     assert len(labels) == 9 and (more, unfit) == (0, 0)
 

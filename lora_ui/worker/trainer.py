@@ -89,6 +89,7 @@ class SavingTrainer(SFTTrainer):
         for group in self.optimizer.param_groups:
             group["lr"], group["initial_lr"] = group["lr"] * (rate / group["initial_lr"]), rate
         self.lr_scheduler.base_lrs = [rate for _ in self.lr_scheduler.base_lrs]
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what the next point says
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """PEFT turns every loaded adapter to float32; TRL trains that of a quantised base in bfloat16."""

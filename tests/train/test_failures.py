@@ -134,9 +134,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-@pytest.mark.parametrize(("event", "suffix"), [("os.rename", "step-000002"), ("os.mkdir", "checkpoint-4")], ids=["before", "while saving"])
+@pytest.mark.parametrize(
+    ("event", "suffix", "needed"),
+    [("os.rename", "step-000002", "90 MB"), ("os.mkdir", "checkpoint-4", "more")],
+    ids=["before", "while saving"],
+)
 def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
-    tmp_path: Path, small_disk: Path, event: str, suffix: str
+    tmp_path: Path, small_disk: Path, event: str, suffix: str, needed: str
 ) -> None:
     raw = settings(tmp_path, max_steps=6, save_steps=2)
     reference = folder_of(Home.open(small_disk / "home"), raw, "reference")
@@ -145,6 +149,7 @@ def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
     fill = f"os.system('cat /dev/zero > {filler} 2>/dev/null')"
     told = ended(folder, PYTHONPATH=interposed(tmp_path / "fill", event, suffix, fill))
     assert (told["state"], told["error"]["kind"]) == ("failed", "DiskFull"), told
+    assert told["error"]["message"].startswith(f"There is not enough space on the disk: {needed} needed")
     assert [p.name for p in checkpoints.points(folder / "checkpoints")] == ["step-000002"]
     assert checkpoints.damage(folder / "checkpoints" / "step-000002") is None
     assert not list(folder.glob("checkpoints/.staging/checkpoint-*"))

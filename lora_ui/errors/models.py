@@ -113,6 +113,14 @@ class OnlyPickleWeights(LoraUIError):
     fix = "Choose a version of this model with .safetensors files, or a .gguf file."
 
 
+class NoNumbers(LoraUIError):
+    """The loss is no number before the first correction, so it is not the learning rate."""
+
+    message = "The base model gives no numbers for these rows, before anything is learned."
+    cause = "Its files are damaged, or they hold values that the number format of this run cannot."
+    fix = "Choose another base model, or delete this one and have it downloaded again."
+
+
 class ModelFileDamaged(LoraUIError):
     message = "The files of {name} are damaged."
     cause = "{detail}"

@@ -116,7 +116,7 @@ class MemoryFull(LoraUIError):
 class LossDiverged(LoraUIError):
     message = "The loss stopped being a number at step {step}."
     cause = "The learning rate is probably too high. {kept}"
-    fix = "Start again with half the learning rate."
+    fix = "Go on from there, which takes half the learning rate, or start again with half of it."
 
 
 class Bug(LoraUIError):

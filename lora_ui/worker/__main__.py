@@ -46,7 +46,9 @@ def main(folder: Path, again: bool = False) -> int:
         job.check()
         if job.kind not in KINDS:
             raise ValueError(job.kind)
-        result = importlib.import_module(f"lora_ui.worker.{job.kind}").run(job)
+        work = importlib.import_module(f"lora_ui.worker.{job.kind}")
+        job.check()
+        result = work.run(job)
     except Stopped as e:
         state, result = "stopped", (e.args[0] if e.args else None)
     except Again:
@@ -95,6 +97,7 @@ def _start_again(token: str | None) -> None:
     os.write(theirs, json.dumps({"token": token}).encode() + b"\n")
     os.close(theirs)
     os.dup2(ours, 0)
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a GPU's memory is free once its driver's files are closed
     os.execv(sys.executable, [*sys.orig_argv, AGAIN])
 
 

@@ -65,7 +65,7 @@ class Watch(TrainerCallback):
                 del self._unwritten[0]
         for name in ("loss", "eval_loss"):
             if name in logs and not math.isfinite(logs[name]):
-                raise self.diverged(state.global_step)
+                raise self.diverged(state.global_step) if state.global_step > 1 else errors.NoNumbers()
 
     def diverged(self, step: int) -> errors.LossDiverged:
         return errors.LossDiverged(step=step, kept=checkpoints.kept(self.job.folder / "checkpoints"))

@@ -22,13 +22,18 @@ from lora_ui.worker import place
 
 STAGING = ".staging"
 MANIFEST = "manifest.json"
-_SPLIT = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps", "training.per_device_eval_batch_size")
-"""Decisions that change how a step is calculated, not what it is."""
+_ON_THE_WAY = (
+    "training.per_device_train_batch_size",
+    "training.gradient_accumulation_steps",
+    "training.per_device_eval_batch_size",
+    "training.learning_rate",
+)
+"""Decisions that a run changes when its memory ran out or its loss was no number."""
 
 
 def digest(params: dict[str, Any], decided: dict[str, Any]) -> str:
     """sha256 of everything that a step depends on: settings, rows, and what was decided for them."""
-    ours = {key: value for key, value in decided.items() if key.startswith("training.") and key not in _SPLIT}
+    ours = {key: value for key, value in decided.items() if key.startswith("training.") and key not in _ON_THE_WAY}
     what = [params["settings"], params["prepare"], ours, decided["machine.dtype"]]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

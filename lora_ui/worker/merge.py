@@ -16,7 +16,7 @@ from peft import PeftModel
 
 from lora_ui import errors, machine
 from lora_ui.errors import Say
-from lora_ui.worker import load, place, render
+from lora_ui.worker import disk, load, place, render
 from lora_ui.worker.job import Job
 
 PROMPTS = ("Who are you?", "Write one sentence about the sea.", "What is 12 times 12?")
@@ -54,8 +54,9 @@ def run(job: Job) -> dict[str, Any]:
     try:
         job.check()
         job.phase("save")
-        merged.save_pretrained(building)
-        _copy_beside(adapter, folder, building)
+        with disk.explained(run_folder):
+            merged.save_pretrained(building)
+            _copy_beside(adapter, folder, building)
         del model, merged
         gc.collect()
         job.check()

@@ -95,6 +95,9 @@ def run(job: Job) -> dict[str, Any]:
         if held_out and last_good is None:
             trainer.evaluate()  # step 0: the adapter starts at zero, so this is the base model
         trainer.go_on(last_good)
+    except errors.LossDiverged:
+        _halve_the_rate(job, said, decided.get("training.learning_rate", chosen.training.learning_rate), trainer.state.global_step)
+        raise
     except Exception as e:
         if not shortage.ran_out(e):
             raise
@@ -230,6 +233,12 @@ def _tell(job: Job, said: dict[str, Any], last_good: Path | None, skipped: list[
             why = Say("the newest save point that is whole; left out: {names}", names=names)
         print(f"Going on from {found}.", flush=True)
         write_json(job.folder / "decided.json", {**said, "machine.resumed_from": Decision(found, why).as_dict()})
+
+
+def _halve_the_rate(job: Job, said: dict[str, Any], rate: float, step: int) -> None:
+    """For when the person goes on: with the same rate the same step would fail again."""
+    half = Decision(rate / 2, Say("half of {rate:g}, with which the loss stopped being a number at step {step}", rate=rate, step=step))
+    write_json(job.folder / "decided.json", {**said, "training.learning_rate": half.as_dict()})
 
 
 def _out_of_memory(job: Job, e: Exception, said: dict[str, Any], device: str, step: int) -> Exception:

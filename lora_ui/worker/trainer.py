@@ -82,6 +82,15 @@ class SavingTrainer(SFTTrainer):
             self._globalstep_last_logged = counters["last_logged"]
             self._metrics["train"] = defaultdict(list, counters["metrics"])
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The learning rate is the one of now, which may be half of the one that was saved; where in its curve it is stays."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        rate = self.args.learning_rate
+        for group in self.optimizer.param_groups:
+            group["lr"], group["initial_lr"] = group["lr"] * (rate / group["initial_lr"]), rate
+        self.lr_scheduler.base_lrs = [rate for _ in self.lr_scheduler.base_lrs]
+        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what the next point says
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """PEFT turns every loaded adapter to float32; TRL trains that of a quantised base in bfloat16."""
         before = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}

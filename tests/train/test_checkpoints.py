@@ -234,8 +234,8 @@ def test_a_merge_killed_at_any_write_leaves_the_merged_model_before_or_the_new_o
     asked = {"id": "merge", "kind": "merge", "home": str(home.root), "params": {"run_id": run.name, "dtype": None}}
     (run / "jobs" / "merge").mkdir(parents=True)
     write_json(run / "jobs" / "merge" / "job.json", {**asked, "run_id": run.name})
-    killed, last = kills(run, min(2, EVERY))
-    assert len(killed) >= 8
+    killed, last = kills(run, 1)
+    assert len(killed) >= 15
     left = {one["folders"]["merged"] for one in killed}
     assert left == {contents(run / "merged"), last["folders"]["merged"]}
     assert len(left) == 2

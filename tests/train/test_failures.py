@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lora_ui import errors, metrics
-from lora_ui.home import Home, read_json
+from lora_ui.home import Home, read_json, write_json
 from lora_ui.worker import checkpoints
+from tests.tiny import tiny_model, tiny_run
 from tests.train.inside import folder_of, interposed, losses, outcome, train, worker
 from tests.train.test_checkpoints import assert_same_end, settings
+from tests.worker.working import work
 
 pytestmark = pytest.mark.train
 TOKEN = "hf_canaryCANARYcanary0123456789"
@@ -98,6 +101,23 @@ def test_a_loss_that_is_no_number_between_two_points_is_not_saved(tmp_path: Path
     assert checkpoints.step_of(newest) == step - 1
     assert all(bool(torch.isfinite(w).all()) for w in load_file(newest / "adapter_model.safetensors").values())
     assert not (folder / "adapter").exists()
+    rate = read_json(folder / "decided.json")["training.learning_rate"]
+    assert (rate["value"], f"at step {step}" in rate["reason"]) == (2.5e-3, True)
+
+
+def test_going_on_takes_the_halved_rate_and_keeps_its_place_in_the_curve(tmp_path: Path) -> None:
+    home, raw = Home.open(tmp_path / "home"), settings(tmp_path, save_total_limit=10)
+    reference, folder = (folder_of(home, raw, id) for id in ("reference", "halved"))
+    train(reference)
+    shutil.copytree(reference / "checkpoints" / "step-000004", folder / "checkpoints" / "step-000004")
+    decided = read_json(reference / "decided.json")
+    write_json(folder / "decided.json", {**decided, "training.learning_rate": {"value": 2.5e-3, "reason": "half"}})
+    assert train(folder)["resumed_from"] == "step-000004"
+    rates, halved = (
+        {row["step"]: row["learning_rate"] for row in metrics.read(f / "metrics.jsonl") if "loss" in row} for f in (reference, folder)
+    )
+    assert sorted(halved) == [5, 6, 7, 8]
+    assert [halved[step] for step in (5, 6, 7, 8)] == pytest.approx([rates[step] / 2 for step in (5, 6, 7, 8)])
 
 
 # disk
@@ -114,9 +134,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", place], check=True)
 
 
-@pytest.mark.parametrize(("event", "suffix"), [("os.rename", "step-000002"), ("os.mkdir", "checkpoint-4")], ids=["before", "while saving"])
+@pytest.mark.parametrize(
+    ("event", "suffix", "needed"),
+    [("os.rename", "step-000002", "90 MB"), ("os.mkdir", "checkpoint-4", "more")],
+    ids=["before", "while saving"],
+)
 def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
-    tmp_path: Path, small_disk: Path, event: str, suffix: str
+    tmp_path: Path, small_disk: Path, event: str, suffix: str, needed: str
 ) -> None:
     raw = settings(tmp_path, max_steps=6, save_steps=2)
     reference = folder_of(Home.open(small_disk / "home"), raw, "reference")
@@ -125,6 +149,7 @@ def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
     fill = f"os.system('cat /dev/zero > {filler} 2>/dev/null')"
     told = ended(folder, PYTHONPATH=interposed(tmp_path / "fill", event, suffix, fill))
     assert (told["state"], told["error"]["kind"]) == ("failed", "DiskFull"), told
+    assert told["error"]["message"].startswith(f"There is not enough space on the disk: {needed} needed")
     assert [p.name for p in checkpoints.points(folder / "checkpoints")] == ["step-000002"]
     assert checkpoints.damage(folder / "checkpoints" / "step-000002") is None
     assert not list(folder.glob("checkpoints/.staging/checkpoint-*"))
@@ -132,6 +157,16 @@ def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
     filler.unlink()
     assert ended(folder)["result"]["resumed_from"] == "step-000002"
     assert_same_end(folder, reference)
+
+
+def test_a_merge_on_a_full_disk_leaves_nothing_half_made(tmp_path: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home, base = Home.open(small_disk / "home"), tiny_model(tmp_path / "base")
+    run = tiny_run(home, "quiet-otter-000001", base)
+    fill = f"os.system('cat /dev/zero > {small_disk / 'filler'} 2>/dev/null')"
+    monkeypatch.setenv("PYTHONPATH", interposed(tmp_path / "fill", "os.mkdir", ".tmp-merged", fill))
+    told = work(home, "merge", {"run_id": run.name, "dtype": None}, run.name)
+    assert (told["state"], told["error"]["kind"]) == ("failed", "DiskFull"), told
+    assert not [p for p in run.iterdir() if "merged" in p.name]
 
 
 def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:

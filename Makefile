@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test check browser gpu bench clean
+.PHONY: run test check browser gpu chaos bench clean
 
 run: $(VENV)/run.stamp  ## the app, at http://127.0.0.1:7860; ARGS="--port 8000" for options
 	$(BIN)/python app.py $(ARGS)
@@ -16,6 +16,9 @@ browser: $(VENV)/dev.stamp  ## real clicks in headless Chromium (needs a chromiu
 
 gpu: $(VENV)/dev.stamp  ## what only an NVIDIA GPU can show
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+chaos: $(VENV)/dev.stamp  ## 300 kills and 100 stops of real processes at random instants; ARGS="--kills 30 --stops 10" for fewer
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 check: $(VENV)/dev.stamp  ## lint, format and types
 	$(BIN)/ruff check .

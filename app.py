@@ -74,6 +74,7 @@ def serve(args: argparse.Namespace) -> None:
         demo = ui.locked()
     else:
         runs.ensure_supervisor(home)
+        runs.watch_over(home)
         demo = ui.blocks(home)
     shown = f"[{args.host}]" if ":" in args.host else "127.0.0.1" if args.host == "0.0.0.0" else args.host
     print(f"LoRA UI is at http://{shown}:{args.port}", flush=True)

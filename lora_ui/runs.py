@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -20,6 +21,20 @@ delete_unused_datasets = space.delete_unused_datasets
 
 def ensure_supervisor(home: Home) -> None:
     supervisor.ensure(home)
+
+
+def watch_over(home: Home, every: float = 5.0) -> None:
+    """A thread of the page: while there is work, a supervisor that was killed is replaced."""
+
+    def look() -> None:
+        while not threading.Event().wait(every):
+            try:
+                if Jobs(home.database).all(states=("queued", *BUSY)) and not supervisor.living(home):
+                    supervisor.ensure(home)
+            except errors.LoraUIError as e:
+                print(e, flush=True)  # the next look tries again
+
+    threading.Thread(target=look, daemon=True, name="supervisor").start()
 
 
 def _submit(

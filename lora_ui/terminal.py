@@ -73,9 +73,12 @@ def watch(home: Home, id: str) -> int:
 
 def follow(home: Home, id: str) -> int:
     """Wait for a job; returns its exit code, having said what went wrong."""
-    shown = ""
+    shown, looked = "", time.monotonic()
     while True:
         there = runs.job(home, id)
+        if time.monotonic() - looked > 5:  # a supervisor that was killed is replaced
+            looked = time.monotonic()
+            runs.ensure_supervisor(home)
         line = (
             there["state"]
             if not there["phase"]

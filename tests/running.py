@@ -38,6 +38,10 @@ def end_processes(home: Home) -> None:
 @pytest.fixture
 def tiny(tmp_path):
     """`raw(**training)`: settings that train the tiny model on 24 rows in a few steps."""
+    return tiny_settings(tmp_path)
+
+
+def tiny_settings(tmp_path):
     base = tiny_model(tmp_path / "tiny")
     data = tmp_path / "rivers.csv"
     data.write_text("question,answer\n" + "\n".join(f'"{q}","{a}"' for q, a in ROWS))

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 PAGES = ("/", "/train", "/runs", "/chat", "/ship")
 LOOKS = [(1280, "en", False), (1280, "zh", True), (390, "en", True), (390, "zh", False)]
-NAMES = """LoRA UI CPU GB MB Hub Hugging Face jsonl json csv tsv parquet txt gguf SmolLM2 Instruct starter apache id Space rsLoRA DoRA QLoRA NEFTune
+NAMES = """LoRA UI CPU GB MB Hub Hugging Face jsonl json csv tsv xlsx parquet txt md gz gguf SmolLM2 Instruct starter apache id Space rsLoRA DoRA QLoRA NEFTune
     Python Ollama vLLM token zip README md EN owner name LoRA GPU"""
 
 

@@ -67,14 +67,14 @@ def serve(args: argparse.Namespace) -> None:
 
     import uvicorn
 
-    from lora_ui import runs
+    from lora_ui import supervisor
     from lora_ui.ui import app as ui
 
     if space and not auth:
         demo = ui.locked()
     else:
-        runs.ensure_supervisor(home)
-        runs.watch_over(home)
+        supervisor.ensure(home)
+        supervisor.watch_over(home)
         demo = ui.blocks(home)
     shown = f"[{args.host}]" if ":" in args.host else "127.0.0.1" if args.host == "0.0.0.0" else args.host
     print(f"LoRA UI is at http://{shown}:{args.port}", flush=True)

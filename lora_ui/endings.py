@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 
 from lora_ui import errors, machine
-from lora_ui.home import read_json
+from lora_ui.home import Home, read_json, write_json
 from lora_ui.jobs import Job
 
 OUTSIDE = ("MachineRestarted", "KilledForMemory", "KilledFromOutside", "WorkerLost")
@@ -29,6 +29,15 @@ def said(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return read if isinstance(read, dict) else None
+
+
+def goes_on(home: Home) -> bool:
+    """Whether runs that died from outside go on by themselves in this home: the person's choice on the Runs page, on unless switched off."""
+    return bool((said(home.preferences) or {}).get("goes_on", True))
+
+
+def set_goes_on(home: Home, on: bool) -> None:
+    write_json(home.preferences, {"goes_on": on})
 
 
 def reached(folder: Path) -> int:

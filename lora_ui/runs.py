@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import threading
 import time
 import zipfile
 from pathlib import Path
@@ -11,30 +10,12 @@ from typing import Any
 
 from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
-from lora_ui.home import Home, read_json, write_json
+from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, Job, Jobs
 
 plan = preflight.plan
 space_report = space.report
 delete_unused_datasets = space.delete_unused_datasets
-
-
-def ensure_supervisor(home: Home) -> None:
-    supervisor.ensure(home)
-
-
-def watch_over(home: Home, every: float = 5.0) -> None:
-    """A thread of the page: while there is work, a supervisor that was killed is replaced."""
-
-    def look() -> None:
-        while not threading.Event().wait(every):
-            try:
-                if Jobs(home.database).all(states=("queued", *BUSY)) and not supervisor.living(home):
-                    supervisor.ensure(home)
-            except errors.LoraUIError as e:
-                print(e, flush=True)  # the next look tries again
-
-    threading.Thread(target=look, daemon=True, name="supervisor").start()
 
 
 def _submit(
@@ -345,15 +326,6 @@ def run_next(home: Home, id: str) -> Job:
 def empty_trash(home: Home) -> list[str]:
     """Remove every run of the trash for good; returns their ids."""
     return space.empty_trash(home, time.time())
-
-
-def goes_on(home: Home) -> bool:
-    """Whether runs that died from outside go on by themselves in this home."""
-    return bool((read_json(home.preferences) or {}).get("goes_on", True))
-
-
-def set_goes_on(home: Home, on: bool) -> None:
-    write_json(home.preferences, {"goes_on": on})
 
 
 def _trained(home: Home, id: str) -> Job:

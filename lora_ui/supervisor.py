@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lora_ui import __version__, endings, errors, machine, rescue, space
 from lora_ui.executors import Executor
 from lora_ui.executors.local import Local, without_tokens
 from lora_ui.home import REPOSITORY, Home, read_json, write_json
-from lora_ui.jobs import BUSY, WITHOUT_LEASE, Job, Jobs
+from lora_ui.jobs import BUSY, WAITING, WITHOUT_LEASE, Job, Jobs
 
 IDLE_SECONDS = 600.0
 LEARNED_GRACE_SECONDS = 60.0
@@ -137,10 +138,6 @@ class Supervisor:
         elif now - (job.started or now) > STARTING_SECONDS:
             self._bury(job)
 
-    def _goes_on(self) -> bool:
-        """The person's choice on the Runs page; on unless switched off."""
-        return bool((endings.said(self.home.preferences) or {}).get("goes_on", True))
-
     def _bury(self, job: Job) -> None:
         """The worker is gone: its last word is `outcome.json`; without one it died, and this says of what."""
         folder = self._folder(job)
@@ -154,7 +151,7 @@ class Supervisor:
             return self.jobs.ended(job.id, outcome["state"], outcome["error"], outcome["result"])
         died = endings.certificate(job, folder, -signal.SIGTERM if outcome else code)
         reached = endings.reached(folder)
-        again = self._goes_on() and endings.may_go_on(job, died, reached)
+        again = endings.goes_on(self.home) and endings.may_go_on(job, died, reached)
         no_token = {"token_handle": None} if reached and job.params.get("token_handle") else {}  # its base model is here by now
         self.jobs.interrupted(job.id, died.as_dict(), reached, time.time() if again else None, {**job.params, **no_token})
 
@@ -249,6 +246,20 @@ def ensure(home: Home, timeout: float = 30.0) -> None:
     Jobs(home.database).any()  # a table that cannot be used says so itself
     code = child.poll() if child is not None else None
     raise errors.SupervisorDidNotStart(detail=f"It ended with code {code}." if code is not None else "It did not answer.")
+
+
+def watch_over(home: Home, every: float = 5.0) -> None:
+    """A thread of the page: while there is work, a supervisor that was killed is replaced."""
+
+    def look() -> None:
+        while not threading.Event().wait(every):
+            try:
+                if Jobs(home.database).all(states=(*WAITING, *BUSY)) and not living(home):
+                    ensure(home)
+            except errors.LoraUIError as e:
+                print(e, flush=True)  # the next look tries again
+
+    threading.Thread(target=look, daemon=True, name="supervisor").start()
 
 
 def _spawn(home: Home) -> subprocess.Popen[bytes]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from lora_ui import errors, memory, runs
+from lora_ui import errors, memory, runs, supervisor
 from lora_ui.data import html
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
@@ -78,7 +78,7 @@ def follow(home: Home, id: str) -> int:
         there = runs.job(home, id)
         if time.monotonic() - looked > 5:  # a supervisor that was killed is replaced
             looked = time.monotonic()
-            runs.ensure_supervisor(home)
+            supervisor.ensure(home)
         line = (
             there["state"]
             if not there["phase"]

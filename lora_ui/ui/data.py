@@ -13,7 +13,7 @@ import gradio as gr
 from lora_ui import data, errors
 from lora_ui.data import sources
 from lora_ui.home import Home
-from lora_ui.ui import draft, looking, reading, report_card, row_view, trust
+from lora_ui.ui import draft, looking, reading, report_card, row_view, tokens, trust
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, panel
@@ -31,8 +31,8 @@ def build(page: Page) -> None:
 def _wire_sources(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
-    def show(source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str) -> Iterator[dict[Any, Any]]:
-        read, halt = functools.partial(_read, home, t, p, source, mapping, remembered, memory), threading.Event()
+    def show(source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str, token: str = "") -> Iterator[dict[Any, Any]]:
+        read, halt = functools.partial(_read, home, t, p, source, mapping, remembered, memory, token or None), threading.Event()
         try:
             for said, made in reading.watched(t, name, read, halt):
                 if made is None:
@@ -45,7 +45,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
             said = f'<p class="muted">{esc(t("data.halted"))}</p>'
             yield {**_cleared(page, p, remembered), p.status: gr.update(value=said, visible=True)}
         except errors.LoraUIError as error:
-            yield {**_not_read(page, p, source, mapping, error), p.halt: gr.update(visible=False)}
+            yield {**_not_read(page, p, source, mapping, error, token or None), p.halt: gr.update(visible=False)}
 
     def upload(files: list[tuple[str, str]], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         stored = [data.store_upload(home, Path(path), name) for path, name in files]
@@ -59,23 +59,24 @@ def _wire_sources(page: Page, p: Parts) -> None:
     def example(remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         yield from show("example", {}, remembered, t("data.example_name"))
 
-    def from_hub(asked: str, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def from_hub(request: gr.Request, asked: str, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         name = _hub_name(asked)
-        yield from show(name, {}, remembered, name)
+        yield from show(name, {}, remembered, name, tokens.of(request))
 
-    def by_hand(here: dict[str, Any], remembered: dict[str, Any], *chosen: str) -> Iterator[dict[Any, Any]]:
+    def by_hand(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any], *chosen: str) -> Iterator[dict[Any, Any]]:
         mapping = {role: column for role, column in zip(ROLES, chosen) if column}
-        yield from show(here["source"], mapping, remembered, here["name"])
+        yield from show(here["source"], mapping, remembered, here["name"], tokens.of(request))
 
-    def again(here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
-        data.forget_mapping(home, here["source"])
-        yield from show(here["source"], {}, remembered, here["name"])
+    def again(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+        data.forget_mapping(home, here["source"], tokens.of(request) or None)
+        yield from show(here["source"], {}, remembered, here["name"], tokens.of(request))
 
     def remembered_source(request: gr.Request, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         if request.query_params.get("example"):
             yield from example(remembered)
         elif remembered.get("source"):
-            yield from show(remembered["source"], remembered.get("mapping") or {}, remembered, remembered.get("data_name") or "")
+            mapping, name = remembered.get("mapping") or {}, remembered.get("data_name") or ""
+            yield from show(remembered["source"], mapping, remembered, name, tokens.of(request))
         else:  # a stream that says nothing would empty the memory in the browser
             yield {p.status: gr.skip()}
 
@@ -123,11 +124,12 @@ def _read(
     mapping: dict[str, str],
     remembered: dict[str, Any],
     memory: gr.BrowserState,
+    token: str | None,
     told: data.Told,
 ) -> dict[Any, Any]:
     source = trust.source(home, source)
-    found = data.load(home, source, mapping or None, told=told)
-    peeked = data.peek(home, source)
+    found = data.load(home, source, mapping or None, token, told)
+    peeked = data.peek(home, source, token)
     if remembered.get("source") != source:  # what was left out was left out of other rows
         remembered = draft.with_left_out(remembered, None)
     name, kept = found.name, found.report["kept"]
@@ -150,7 +152,7 @@ def _read(
     }
 
 
-def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error: errors.LoraUIError) -> dict[Any, Any]:
+def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error: errors.LoraUIError, token: str | None) -> dict[Any, Any]:
     """The problem, and where columns are the problem, the place to say which is which."""
     shown = {
         p.status: gr.update(value=panel(page.t, error), visible=True),
@@ -158,7 +160,7 @@ def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error:
         p.foot: gr.update(visible=False),
     }
     if isinstance(error, (errors.ColumnsNotRecognised, errors.MissingColumns)):
-        peeked = data.peek(page.home, source)
+        peeked = data.peek(page.home, source, token)
         here = {"source": source, "mapping": mapping, "name": peeked["name"], "first": peeked["first"]}
         return {
             **shown,

@@ -20,7 +20,7 @@ from lora_ui.data import checks
 from lora_ui.data import html as report_html
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
-from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view
+from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view, tokens
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.shell import Page, esc, number, panel
 from lora_ui.ui.words import Words
@@ -87,14 +87,14 @@ def wire(page: Page, p: Parts) -> None:
 def _wire_count(page: Page, p: Parts) -> None:
     home, t = page.home, page.t
 
-    def tick(here: dict[str, Any], place: dict[str, Any], count: dict[str, Any]) -> dict[Any, Any]:
+    def tick(request: gr.Request, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any]) -> dict[Any, Any]:
         if "asked" not in here:
             return {p.count: gr.skip()}
         changed: dict[Any, Any] = {}
         if count.get("asked") != here["asked"]:
-            count, changed = _begin(home, t, p, here)
+            count, changed = _begin(home, t, p, here, tokens.of(request) or None)
         elif count["job"]:
-            count, changed = _follow(home, t, p, here, count)
+            count, changed = _follow(home, t, p, here, count, tokens.of(request) or None)
         now = known(here, count)
         stage = row_view.stage(home, now)
         if stage and not place["counted"] and count["drawn"] != (place["turn"], stage):
@@ -107,18 +107,20 @@ def _wire_count(page: Page, p: Parts) -> None:
     page.on(p.timer.tick, tick, [p.here, p.place, p.count], counted, clears=False, queue=False)
 
 
-def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
+def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any], token: str | None) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The state of a count that was asked for, and what the page says about it."""
     count: dict[str, Any] = {"asked": here["asked"], "job": None, "params": None, "prepared": None, "drawn": None, "far": None}
     try:
-        job = runs.prepare(home, here["raw"])
+        job = runs.prepare(home, here["raw"], token)
     except errors.LoraUIError as error:
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, error), visible=True)}
-    now, changed = _follow(home, t, p, here, {**count, "job": job.id, "params": job.params})
+    now, changed = _follow(home, t, p, here, {**count, "job": job.id, "params": job.params}, token)
     return now, {p.token_problem: gr.update(visible=False), **changed}
 
 
-def _follow(home: Home, t: Words, p: Parts, here: dict[str, Any], count: dict[str, Any]) -> tuple[dict[str, Any], dict[Any, Any]]:
+def _follow(
+    home: Home, t: Words, p: Parts, here: dict[str, Any], count: dict[str, Any], token: str | None
+) -> tuple[dict[str, Any], dict[Any, Any]]:
     """The same for a count whose job was started."""
     job = runs.job(home, count["job"])
     if job["state"] in (*WAITING, *BUSY):
@@ -132,7 +134,7 @@ def _follow(home: Home, t: Words, p: Parts, here: dict[str, Any], count: dict[st
     if job["error"]:
         count = {**count, "job": None}
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, job["error"]), visible=True)}
-    count = {**count, "job": None, "prepared": runs.prepared(home, here["raw"])}
+    count = {**count, "job": None, "prepared": runs.prepared(home, here["raw"], token)}
     return count, {p.count: count, p.counts: "", **checked(home, t, p, known(here, count))}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_ui import runs
+from lora_ui import endings, runs
 from lora_ui.ui.shell import Page, esc, html, size
 from lora_ui.ui.words import Words
 
@@ -48,12 +48,12 @@ def build(page: Page) -> None:
         return counted()
 
     shown = [table, empty, unused, confirm]
-    page.on(fold.expand, lambda: {**counted(), goes_on: runs.goes_on(home)}, None, [*shown, goes_on])
+    page.on(fold.expand, lambda: {**counted(), goes_on: endings.goes_on(home)}, None, [*shown, goes_on])
     page.on(empty.click, lambda: (gr.update(visible=True), gr.update(visible=False)), None, [confirm, empty])
     page.on(keep.click, lambda: (gr.update(visible=False), gr.update(visible=True)), None, [confirm, empty])
     page.on(sure.click, emptied, None, shown)
     page.on(unused.click, removed, None, shown)
-    page.on(goes_on.input, lambda on: runs.set_goes_on(home, on), goes_on)
+    page.on(goes_on.input, lambda on: endings.set_goes_on(home, on), goes_on)
 
 
 def _table(t: Words, sizes: dict[str, int]) -> str:

@@ -129,7 +129,7 @@ class Chaos:
             os.kill(there["pid"], signal.SIGKILL)
             psutil.wait_procs([psutil.Process(there["pid"])] if psutil.pid_exists(there["pid"]) else [], timeout=20)
             if not self.web:
-                runs.ensure_supervisor(self.home)  # as the next page or command would
+                supervisor.ensure(self.home)  # as the next page or command would
         else:
             alive = [process for process in self.workers() if process.pid == job.pid]
             if not alive:

@@ -23,7 +23,7 @@ def test_a_killed_supervisor_is_replaced_and_the_living_worker_adopted(home, tin
     until(job.id, lambda there: there["phase"] == "train")
     worker = Jobs(home.database).get(job.id).pid
     os.kill(supervisor.living(home)["pid"], signal.SIGKILL)
-    runs.ensure_supervisor(home)
+    supervisor.ensure(home)
     assert Jobs(home.database).get(job.id).pid == worker
     there = until(job.id)
     assert (there["state"], there["error"]) == ("finished", None)

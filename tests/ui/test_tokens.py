@@ -71,6 +71,9 @@ def test_a_gated_model_asks_for_the_token_once(app_of, visit, tmp_path, monkeypa
     with StandinHub() as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.add_model("user-a/locked", tiny_model(tmp_path / "base"), gated=True)
+        hub.add_dataset(
+            "user-a/rows", {"train.csv": b"question,answer\nWhat is a quay?,A landing.\nAnd a pier?,One on stilts.\n"}, gated=True
+        )
         page, t = visit()
         page.goto(app_of(home).url)
         page.locator("#example").click()
@@ -92,4 +95,10 @@ def test_a_gated_model_asks_for_the_token_once(app_of, visit, tmp_path, monkeypa
         stored = page.evaluate("() => JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie])")
         assert hub.write_token not in stored and door.VISITOR not in stored
         assert [p for p in home.root.rglob("*") if p.is_file() and hub.write_token.encode() in p.read_bytes()] == []
+
+        page.goto(page.url.split("/train")[0])  # rows that only the token opens
+        page.get_by_role("button", name=t("data.change"), exact=True).first.click()
+        page.locator("#hub-data").locator("input, textarea").fill("user-a/rows")
+        page.locator("#hub-data").locator("input, textarea").press("Enter")
+        expect(page.locator("#row")).to_contain_text("What is a quay?")
         end_processes(home)

@@ -31,21 +31,7 @@ def build(page: Page) -> None:
 def _wire_sources(page: Page, p: Parts) -> None:
     home, t, memory = page.home, page.t, page.memory
 
-    def show(source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str, token: str = "") -> Iterator[dict[Any, Any]]:
-        read, halt = functools.partial(_read, home, t, p, source, mapping, remembered, memory, token or None), threading.Event()
-        try:
-            for said, made in reading.watched(t, name, read, halt):
-                if made is None:
-                    hidden = {part: gr.update(visible=False) for part in (p.bring, p.there, p.columns, p.foot)}
-                    shown = {p.status: gr.update(value=said, visible=True), p.halt: gr.update(value=t("data.halt"), visible=True)}
-                    yield {**hidden, **shown, p.halting: halt}
-                else:
-                    yield {**made, p.halt: gr.update(visible=False)}
-        except reading.Halted:
-            said = f'<p class="muted">{esc(t("data.halted"))}</p>'
-            yield {**_cleared(page, p, remembered), p.status: gr.update(value=said, visible=True)}
-        except errors.LoraUIError as error:
-            yield {**_not_read(page, p, source, mapping, error, token or None), p.halt: gr.update(visible=False)}
+    show = functools.partial(_show, page, p)
 
     def upload(files: list[tuple[str, str]], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
         stored = [data.store_upload(home, Path(path), name) for path, name in files]
@@ -91,6 +77,27 @@ def _wire_sources(page: Page, p: Parts) -> None:
     page.on(p.halt.click, threading.Event.set, p.halting, queue=False)
 
 
+def _show(
+    page: Page, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str, token: str = ""
+) -> Iterator[dict[Any, Any]]:
+    """Read `source` and show it, with a bar while that takes long; or what stands in the way."""
+    t = page.t
+    read, halt = functools.partial(_read, page, p, source, mapping, remembered, token or None), threading.Event()
+    try:
+        for said, made in reading.watched(t, name, read, halt):
+            if made is None:
+                hidden = {part: gr.update(visible=False) for part in (p.bring, p.there, p.columns, p.foot)}
+                shown = {p.status: gr.update(value=said, visible=True), p.halt: gr.update(value=t("data.halt"), visible=True)}
+                yield {**hidden, **shown, p.halting: halt}
+            else:
+                yield {**made, p.halt: gr.update(visible=False)}
+    except reading.Halted:
+        said = f'<p class="muted">{esc(t("data.halted"))}</p>'
+        yield {**_cleared(page, p, remembered), p.status: gr.update(value=said, visible=True)}
+    except errors.LoraUIError as error:
+        yield {**_not_read(page, p, source, mapping, error, token or None), p.halt: gr.update(visible=False)}
+
+
 def _clears(page: Page, p: Parts) -> list[Any]:
     return [p.bring, p.status, p.halt, p.there, p.columns, p.foot, p.token_problem, p.file, p.here, page.memory]
 
@@ -117,16 +124,9 @@ def _hub_name(asked: str) -> str:
 
 
 def _read(
-    home: Home,
-    t: Words,
-    p: Parts,
-    source: str,
-    mapping: dict[str, str],
-    remembered: dict[str, Any],
-    memory: gr.BrowserState,
-    token: str | None,
-    told: data.Told,
+    page: Page, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], token: str | None, told: data.Told
 ) -> dict[Any, Any]:
+    home, t = page.home, page.t
     source = trust.source(home, source)
     found = data.load(home, source, mapping or None, token, told)
     peeked = data.peek(home, source, token)
@@ -147,7 +147,7 @@ def _read(
         **{**looking.checked(home, t, p, now), p.counts: ""},
         p.row: row_view.row(home, t, now, place),
         p.view: "chat",
-        memory: {**remembered, "source": source, "mapping": mapping, "data_name": name},
+        page.memory: {**remembered, "source": source, "mapping": mapping, "data_name": name},
         **_columns(t, p, peeked, found.report["mapping"] or {}, opened=False),
     }
 

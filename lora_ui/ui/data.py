@@ -12,7 +12,6 @@ import gradio as gr
 
 from lora_ui import data, errors
 from lora_ui.data import sources
-from lora_ui.home import Home
 from lora_ui.ui import draft, looking, reading, report_card, row_view, tokens, trust
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.report_card import ROLES

@@ -22,13 +22,18 @@ def table(home: Home) -> Jobs:
     except errors.DatabaseDamaged:
         aside = set_aside(home)
         jobs = Jobs(home.database)
-    if aside is None and (jobs.any() or not any(home.runs.glob("*/job.json"))):
+    if aside is None and not emptied(home, jobs):
         return jobs
     found = sum(_put_back(jobs, folder, "train") for folder in sorted(home.runs.iterdir()))
     for folder in sorted(home.runs.glob("*/jobs/*")):
         _put_back(jobs, folder, "")
     write_json(home.rescued, {"time": time.time(), "aside": aside.name if aside else None, "runs": found})
     return jobs
+
+
+def emptied(home: Home, jobs: Jobs) -> bool:
+    """Whether runs lie in their folders that a table without a row must have held."""
+    return not jobs.any() and any(home.runs.glob("*/job.json"))
 
 
 def set_aside(home: Home) -> Path:

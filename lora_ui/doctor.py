@@ -144,7 +144,7 @@ def _room(home: Home) -> list[dict[str, str | None]]:
     if free >= LITTLE_BYTES:
         return []
     found = f"The disk of {home.root} is full: {free / 1e6:.0f} MB are free. Nothing can be saved."
-    return [_trouble(found, "Empty the trash (Runs page, What takes space), free some space, or choose another home with --home.")]
+    return [_trouble(found, "Empty the trash (Runs page, Disk space and restarts), free some space, or choose another home with --home.")]
 
 
 def _table(home: Home) -> list[dict[str, str | None]]:

@@ -168,9 +168,9 @@ def test_a_read_only_disk_is_named(home):
 
 
 @mounts
-@pytest.mark.parametrize("size", ["4k", "1m"], ids=["no folder fits", "little fits"])
+@pytest.mark.parametrize("size", ["nr_inodes=3", "size=1m"], ids=["no folder fits", "little fits"])
 def test_a_full_disk_is_named(home, size):
-    fill = f'mount -t tmpfs -o size={size} none "$HOME_FOLDER"; (head -c 900000 /dev/zero > "$HOME_FOLDER/fill") 2>/dev/null || true'
+    fill = f'mount -t tmpfs -o {size} none "$HOME_FOLDER"; (head -c 900000 /dev/zero > "$HOME_FOLDER/fill") 2>/dev/null || true'
     code, report = doctor(home.root, fill)
     assert code == 1 and f"The disk of {home.root} is full" in report["trouble"][0]["found"]
     assert all(t["fix"] for t in report["trouble"])

@@ -7,12 +7,13 @@ run comes, goes or changes its state.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
 
-from lora_ui import errors, runs
+from lora_ui import errors, rescue, runs
 from lora_ui.ui import browser, run, run_cards, storage
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
@@ -39,6 +40,7 @@ def build(page: Page) -> None:
         with gr.Row(elem_classes="lu-headline"):
             page.title()
             new = html(f'<a class="button" href="/train">{esc(t("runs.new"))}</a>')
+        rescued, understood = html(visible=False), gr.Button(t("runs.rescued_ok"), visible=False, size="sm", elem_id="rescued-ok")
         notice = html(visible=False)
         undo = gr.Button(t("runs.undo"), visible=False, size="sm", elem_id="undo")
         cards = html(elem_id="runs")
@@ -73,6 +75,8 @@ def build(page: Page) -> None:
         if request.query_params.get("run"):
             return {overview: gr.update(visible=False), beat: gr.Timer(active=False)}
         shown = {overview: gr.update(visible=True), beat: gr.Timer(active=True)}
+        if note := rescue.note(page.home):
+            shown |= {rescued: gr.update(value=_rescued(t, note), visible=True), understood: gr.update(visible=True)}
         if request.query_params.get("trash") is not None:
             gone = [(entry["id"], entry["name"]) for entry in runs.list_runs(page.home, deleted=True)]
             return {**shown, beat: gr.Timer(active=False), trash: gone, cards: _trash_head(t, len(gone)), new: gr.update(visible=False)}
@@ -81,10 +85,24 @@ def build(page: Page) -> None:
     def take_back(request: gr.Request) -> str:
         return f"/runs?run={runs.restore(page.home, request.query_params['moved']).id}"
 
-    outputs = [overview, cards, live, waiting, trash, new, foot, notice, undo, seen, beat]
+    def dismissed() -> Any:
+        rescue.dismiss(page.home)
+        return gr.update(visible=False), gr.update(visible=False)
+
+    outputs = [overview, cards, live, waiting, trash, new, foot, notice, undo, seen, beat, rescued, understood]
     page.on(page.demo.load, opened, seen, outputs)
     page.on(beat.tick, listing, seen, outputs, clears=False)  # queued: only then does Gradio tell `draw` that the line changed
     page.on(undo.click, take_back, None, browser.goes())
+    page.on(understood.click, dismissed, None, [rescued, understood])
+
+
+def _rescued(t: Words, note: dict[str, Any]) -> str:
+    """The list was made anew from the folders: when, what is back, what is lost, where the damaged file is."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(note["time"]))
+    said = [t("runs.rescued", when=when), t("runs.rescued_found", n=note["runs"]), t("runs.rescued_lost")]
+    if note["aside"]:
+        said.append(t("runs.rescued_aside", name=note["aside"]))
+    return f'<div class="note" role="status">{"".join(f"<p>{esc(line)}</p>" for line in said)}</div>'
 
 
 def _notice(page: Page, request: gr.Request, notice: gr.HTML, undo: gr.Button) -> dict[Any, Any]:

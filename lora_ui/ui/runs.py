@@ -9,15 +9,22 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lora_ui import errors, rescue, runs
+from lora_ui.home import Home
+from lora_ui.jobs import ENDED, Job, Jobs
 from lora_ui.ui import browser, run, run_cards, storage
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
 
+SHOWN = 20
+"""Runs on the page, before it is asked for all: each is read from its folder."""
+_ENDED: dict[Path, tuple[Job, tuple[dict[str, Any], list[tuple[float, float]]]]] = {}
+"""By folder: the row as it was when the folder was read, and what was read."""
 IN_PLACE = """
 watch('value', () => {
   for (const run of JSON.parse(props.value || '[]')) {
@@ -56,8 +63,7 @@ def build(page: Page) -> None:
     run.build(page)
 
     def listing(request: gr.Request, last: str) -> dict[Any, Any]:
-        there = runs.list_runs(page.home)
-        points = {entry["id"]: runs.curves(page.home, entry["id"])["loss"] for entry in there}
+        there, points = read(page.home, "all" in request.query_params)
         moving = [run_cards.live(t, entry, points[entry["id"]]) for entry in there if entry["state"] == "running"]
         now = repr([(e["id"], e["name"], e["state"], e["queue_position"], e["stop_asked"], e["error"]) for e in there])
         if now == last:
@@ -68,7 +74,7 @@ def build(page: Page) -> None:
             cards: _cards(t, there, points),
             waiting: [(entry["id"], entry["name"], entry["queue_position"]) for entry in there if entry["state"] == "queued"],
             new: gr.update(visible=bool(there)),
-            foot: _foot(t, len(runs.list_runs(page.home, deleted=True))),
+            foot: _foot(t, page.home, len(there)),
         }
 
     def opened(request: gr.Request, last: str) -> dict[Any, Any]:
@@ -94,6 +100,24 @@ def build(page: Page) -> None:
     page.on(beat.tick, listing, seen, outputs, clears=False)  # queued: only then does Gradio tell `draw` that the line changed
     page.on(undo.click, take_back, None, browser.goes())
     page.on(understood.click, dismissed, None, [rescued, understood])
+
+
+def read(home: Home, every: bool = False) -> tuple[list[dict[str, Any]], dict[str, list[tuple[float, float]]]]:
+    """The runs on the page, newest first, each as `runs.show`, and the loss of each."""
+    jobs = Jobs(home.database)
+    looks = [_look(home, row) for row in (jobs.all("train") if every else jobs.shown(SHOWN))]
+    return [entry for entry, _ in looks], {entry["id"]: points for entry, points in looks}
+
+
+def _look(home: Home, row: Job) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """One run and its loss; the folder of one that has ended is read again only when its row has changed."""
+    kept = _ENDED.get(home.run(row.id))
+    if kept and kept[0] == row:
+        return kept[1]
+    look = runs.show(home, row.id), runs.curves(home, row.id)["loss"]
+    if row.state in ENDED and look[0]["state"] == row.state:
+        _ENDED[home.run(row.id)] = (row, look)
+    return look
 
 
 def _rescued(t: Words, note: dict[str, Any]) -> str:
@@ -132,8 +156,10 @@ def _trash_head(t: Words, count: int) -> str:
     return f'<p><a href="/runs">{esc(t("runs.back"))}</a></p><h2>{esc(t("runs.trash_title"))}</h2><p class="muted">{esc(said)}</p>'
 
 
-def _foot(t: Words, deleted: int) -> str:
-    return f'<p><a href="/runs?trash">{esc(t("runs.trash", n=deleted))}</a></p>' if deleted else ""
+def _foot(t: Words, home: Home, shown: int) -> str:
+    kept, deleted = Jobs(home.database).counts()
+    older = f'<p><a href="/runs?all">{esc(t("runs.older", n=kept - shown))}</a></p>' if kept > shown else ""
+    return older + (f'<p><a href="/runs?trash">{esc(t("runs.trash", n=deleted))}</a></p>' if deleted else "")
 
 
 def _queue(page: Page, waiting: gr.State) -> None:

@@ -7,6 +7,7 @@ import pytest
 from playwright.sync_api import expect
 
 from lora_ui import rescue, runs
+from lora_ui.ui import runs as runs_page
 from tests.ui import made
 
 pytestmark = pytest.mark.browser
@@ -59,3 +60,18 @@ def test_a_rescued_list_says_what_is_back_and_what_is_lost_until_it_is_read(home
     page.reload()
     expect(page.locator(".run-list")).to_contain_text("calm-owl")
     expect(note).to_be_hidden()
+
+
+def test_of_many_runs_the_newest_are_shown_and_the_others_when_asked_for(home, app_of, visit):
+    for n in range(runs_page.SHOWN + 5):
+        made.ended(home, "finished", f"run-{n}")
+    page, t = visit()
+    page.goto(f"{app_of(home).url}/runs")
+    expect(page.locator(".run-list > li")).to_have_count(runs_page.SHOWN)
+    expect(page.locator(".run-list > li").first).to_contain_text(f"run-{runs_page.SHOWN + 4}")
+    made.submit(home, "comes while it is open")
+    expect(page.locator(".run-list > li").first).to_contain_text("comes while it is open")
+    page.get_by_role("link", name=t("runs.older", n=6)).click()
+    expect(page.locator(".run-list > li")).to_have_count(runs_page.SHOWN + 6)
+    made.submit(home, "comes after that")
+    expect(page.locator(".run-list > li")).to_have_count(runs_page.SHOWN + 7)

@@ -367,17 +367,15 @@ def push(
 
 @app.command("doctor")
 def examine(home: HomeOption = None, as_json: JsonOption = False) -> None:
-    """This machine, the versions, and what will and will not work here."""
+    """This machine, what will work here, and what is wrong with the home folder; mends what is safe. Exit 1 if something is left."""
     with terminal.explained(as_json):
-        report = doctor.report(Home.open(home))
+        report = doctor.report(home)
         if as_json:
-            return terminal.print_json(report)
-        for section in ("machine", "versions", "home"):
-            print(section)
-            for name, value in report[section].items():
-                print(f"  {name:18} {value}")
-        for line in report["notes"]:
-            print(f"- {line}")
+            terminal.print_json(report)
+        else:
+            terminal.print_examined(report)
+        if not all(trouble["done"] for trouble in report["trouble"]):
+            raise typer.Exit(1)
 
 
 def main() -> None:

@@ -194,6 +194,23 @@ class Jobs:
             sql, values = sql + f" AND state IN ({','.join('?' * len(states))})", [*values, *states]
         return self._read(sql + " ORDER BY created DESC", *values)
 
+    def shown(self, most: int) -> list[Job]:
+        """The newest runs, at most so many; those that work, and the first that wait, whatever their age. Newest first."""
+        newest = "SELECT id FROM jobs WHERE kind = 'train' AND deleted IS NULL ORDER BY created DESC LIMIT ?"
+        of_state = "SELECT id FROM jobs WHERE +kind = 'train' AND deleted IS NULL AND state"  # + has it go by the state's index
+        return self._read(
+            f"SELECT * FROM jobs WHERE id IN (SELECT * FROM ({newest}) UNION {of_state} IN ('starting', 'running')"
+            f" UNION SELECT * FROM ({of_state} = 'queued' ORDER BY place LIMIT ?)) ORDER BY created DESC",
+            most,
+            most,
+        )
+
+    def counts(self) -> tuple[int, int]:
+        """How many runs there are, and how many are in the trash."""
+        with self._open() as db:
+            every, kept = db.execute("SELECT count(*), count(*) FILTER (WHERE deleted IS NULL) FROM jobs WHERE kind = 'train'").fetchone()
+        return kept, every - kept
+
     def queue(self) -> list[Job]:
         """Waiting jobs in the order they will start."""
         return self._read("SELECT * FROM jobs WHERE state = 'queued' AND deleted IS NULL ORDER BY place")

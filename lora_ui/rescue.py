@@ -15,20 +15,38 @@ from lora_ui.jobs import Jobs
 def table(home: Home) -> Jobs:
     """The job table, checked; a damaged, emptied or lost one is made anew. Only for who holds the supervisor's lock.
     Raises DatabaseTooNew, DatabaseUnusable, DiskFull."""
-    aside = None
+    earlier = endings.said(home.rescued) or {}
+    aside = earlier.get("aside") if (halfway := earlier.get("runs", 0) is None) else None
     try:
         jobs = Jobs(home.database)
         jobs.check()
     except errors.DatabaseDamaged:
-        aside = set_aside(home)
+        aside = set_aside(home).name
         jobs = Jobs(home.database)
-    if aside is None and (jobs.any() or not any(home.runs.glob("*/job.json"))):
+    if aside is None and not halfway and not emptied(home, jobs):
         return jobs
+    write_json(home.rescued, {"time": time.time(), "aside": aside, "runs": None})  # killed from here on, the next start goes on with it
     found = sum(_put_back(jobs, folder, "train") for folder in sorted(home.runs.iterdir()))
     for folder in sorted(home.runs.glob("*/jobs/*")):
         _put_back(jobs, folder, "")
-    write_json(home.rescued, {"time": time.time(), "aside": aside.name if aside else None, "runs": found})
+    write_json(home.rescued, {"time": time.time(), "aside": aside, "runs": found})
     return jobs
+
+
+def note(home: Home) -> dict[str, Any] | None:
+    """`{time, aside, runs}` of the last rescue that nobody has read yet."""
+    said = endings.said(home.rescued)
+    return said if said and said["runs"] is not None else None
+
+
+def dismiss(home: Home) -> None:
+    """A person has read the note; the file that was set aside stays."""
+    home.rescued.unlink(missing_ok=True)
+
+
+def emptied(home: Home, jobs: Jobs) -> bool:
+    """Whether runs lie in their folders that a table without a row must have held."""
+    return not jobs.any() and any(home.runs.glob("*/job.json"))
 
 
 def set_aside(home: Home) -> Path:

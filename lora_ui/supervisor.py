@@ -17,8 +17,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from lora_ui import __version__, endings, errors, machine, rescue, space
 from lora_ui.executors import Executor
@@ -275,6 +279,28 @@ def _spawn(home: Home) -> subprocess.Popen[bytes]:
         )
 
 
+@contextmanager
+def alone(home: Home, patience: float = 5.0) -> Iterator[bool]:
+    """Hold the supervisor's lock, having ended whoever held it; workers live on and the next supervisor adopts them. False when it is
+    held by no process of this machine."""
+    with open(home.supervisor_lock, "a+") as lock:
+        held = _locked(lock)
+        for number in (signal.SIGTERM, signal.SIGKILL):  # its lock is what tells: who started it may never ask how it ended
+            if not held and (pid := _pid(home)):
+                os.kill(pid, number)
+                held = _locked(lock, patience)
+        yield held
+
+
+def _pid(home: Home) -> int | None:
+    """Of the living supervisor: the number alone may be another machine's."""
+    try:
+        process = psutil.Process((living(home) or {})["pid"])
+        return process.pid if process.cmdline()[-2:] == ["lora_ui.supervisor", str(home.root)] else None
+    except (KeyError, psutil.Error):
+        return None
+
+
 def main(root: Path) -> None:
     home = Home.open(root)
     lock = open(home.supervisor_lock, "a+")
@@ -302,9 +328,9 @@ def main(root: Path) -> None:
             _receive(server, supervisor.tokens)
 
 
-def _locked(lock: Any) -> bool:
+def _locked(lock: Any, patience: float = 0.4) -> bool:
     """Take the lock; a moment's patience, because `living` holds it for an instant to look."""
-    for _ in range(20):
+    for _ in range(int(patience / 0.02)):
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True

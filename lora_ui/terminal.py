@@ -133,6 +133,18 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"{report['tokens']['total']:,} tokens, {report['tokens']['trained']:,} of them learned; {report['truncated']} rows are cut")
 
 
+def print_examined(report: dict[str, Any]) -> None:
+    for section in ("machine", "versions", "home"):
+        print(section)
+        for name, value in report[section].items():
+            print(f"  {name:18} {value}")
+    for line in report["notes"]:
+        print(f"- {line}")
+    for trouble in report["trouble"]:
+        print(f"found: {trouble['found']}")
+        print(f"  mended: {trouble['done']}" if trouble["done"] else f"  to do: {trouble['fix']}")
+
+
 VERDICTS = {"fits": "fits", "tight": "tight: close other programs first", "no": "does not fit"}
 
 

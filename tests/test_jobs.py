@@ -93,3 +93,15 @@ def test_the_trash_hides_and_gives_back(jobs):
 def test_the_database_waits_for_the_disk(jobs):
     with jobs._open() as db:
         assert jobs.journal == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2
+
+
+def test_what_is_shown_is_the_newest_and_whatever_works_or_waits_first(jobs):
+    made = [jobs.submit("train", {}).id for _ in range(12)]
+    for id in made[1:]:
+        jobs.ask_to_stop(id)
+    jobs.claim(["cpu"])
+    line = [jobs.submit("train", {}).id for _ in range(6)]
+    jobs.submit("merge", {}, run_id=made[3])
+    jobs.delete(made[11])
+    assert [job.id for job in jobs.shown(2)] == [line[5], line[4], line[1], line[0], made[0]]
+    assert jobs.counts() == (17, 1)

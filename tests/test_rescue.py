@@ -63,7 +63,7 @@ def holes(path):
 )
 def test_a_damaged_table_is_set_aside_and_the_runs_are_found_again_from_their_folders(home, tmp_path, damage):
     tiny_run(home, "calm-owl-aaaaaa", tiny_model(tmp_path / "tiny"))
-    failed = made.ended(home, "failed", step=8, error=errors.LossDiverged(step=8))
+    failed = made.ended(home, "failed", step=8, error=errors.LossDiverged(step=8, kept=""))
     with Jobs(home.database)._open() as db:
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     write_spec(home, failed)
@@ -78,6 +78,29 @@ def test_a_damaged_table_is_set_aside_and_the_runs_are_found_again_from_their_fo
     note = read_json(home.rescued)
     assert note["runs"] == 2 and (note["aside"] is None or (home.root / note["aside"]).exists())
     assert rescue.table(home).all() == there.all()
+
+
+def test_a_rescue_that_was_killed_halfway_is_finished_by_the_next_start(home, monkeypatch):
+    ids = {made.ended(home, "finished", f"run-{n}") for n in range(3)}
+    home.database.write_bytes(b"not a database" * 1000)
+    for ending in ("-wal", "-shm"):
+        home.database.with_name(home.database.name + ending).unlink(missing_ok=True)
+    put_back = Jobs.put_back
+
+    def killed(self, row):
+        put_back(self, row)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Jobs, "put_back", killed)
+    with pytest.raises(KeyboardInterrupt):
+        rescue.table(home)
+    monkeypatch.undo()
+    assert rescue.note(home) is None and len(Jobs(home.database).all()) == 1
+    assert {job.id for job in rescue.table(home).all()} == ids
+    note = rescue.note(home)
+    assert note["runs"] == 3 and (home.root / note["aside"]).exists()
+    rescue.dismiss(home)
+    assert rescue.note(home) is None and {job.id for job in rescue.table(home).all()} == ids
 
 
 def write_spec(home, id):

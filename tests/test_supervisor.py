@@ -10,6 +10,7 @@ import pytest
 
 from lora_ui import endings, machine, supervisor
 from lora_ui.home import Home, write_json
+from lora_ui.jobs import BUSY
 from lora_ui.supervisor import (
     ASLEEP_SECONDS,
     GRACE_SECONDS,
@@ -143,6 +144,18 @@ def die(boss, now, code=-9):
     boss.executor.living.clear()
     boss.executor.code = code
     boss.tick(now)
+
+
+def test_two_hundred_waiting_jobs_drain_in_order(home, boss):
+    queued = [boss.jobs.submit("train", {}).id for _ in range(200)]
+    began = []
+    for now in range(1, 203):
+        boss.tick(now)
+        for job in boss.jobs.all(states=BUSY):
+            began.append(job.id)
+            finish(home, job)
+            boss.executor.living.discard(job.id)
+    assert began == queued and {job.state for job in boss.jobs.all()} == {"finished"}
 
 
 def test_a_run_that_was_killed_goes_on_by_itself_before_all_others(home, boss):

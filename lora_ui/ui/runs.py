@@ -7,16 +7,24 @@ run comes, goes or changes its state.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from lora_ui import errors, runs
+from lora_ui import errors, rescue, runs
+from lora_ui.home import Home
+from lora_ui.jobs import ENDED, Job, Jobs
 from lora_ui.ui import browser, run, run_cards, storage
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
 
+SHOWN = 20
+"""Runs on the page, before it is asked for all: each is read from its folder."""
+_ENDED: dict[Path, tuple[Job, tuple[dict[str, Any], list[tuple[float, float]]]]] = {}
+"""By folder: the row as it was when the folder was read, and what was read."""
 IN_PLACE = """
 watch('value', () => {
   for (const run of JSON.parse(props.value || '[]')) {
@@ -39,6 +47,7 @@ def build(page: Page) -> None:
         with gr.Row(elem_classes="lu-headline"):
             page.title()
             new = html(f'<a class="button" href="/train">{esc(t("runs.new"))}</a>')
+        rescued, understood = html(visible=False), gr.Button(t("runs.rescued_ok"), visible=False, size="sm", elem_id="rescued-ok")
         notice = html(visible=False)
         undo = gr.Button(t("runs.undo"), visible=False, size="sm", elem_id="undo")
         cards = html(elem_id="runs")
@@ -54,8 +63,7 @@ def build(page: Page) -> None:
     run.build(page)
 
     def listing(request: gr.Request, last: str) -> dict[Any, Any]:
-        there = runs.list_runs(page.home)
-        points = {entry["id"]: runs.curves(page.home, entry["id"])["loss"] for entry in there}
+        there, points = read(page.home, "all" in request.query_params)
         moving = [run_cards.live(t, entry, points[entry["id"]]) for entry in there if entry["state"] == "running"]
         now = repr([(e["id"], e["name"], e["state"], e["queue_position"], e["stop_asked"], e["error"]) for e in there])
         if now == last:
@@ -66,13 +74,15 @@ def build(page: Page) -> None:
             cards: _cards(t, there, points),
             waiting: [(entry["id"], entry["name"], entry["queue_position"]) for entry in there if entry["state"] == "queued"],
             new: gr.update(visible=bool(there)),
-            foot: _foot(t, len(runs.list_runs(page.home, deleted=True))),
+            foot: _foot(t, page.home, len(there)),
         }
 
     def opened(request: gr.Request, last: str) -> dict[Any, Any]:
         if request.query_params.get("run"):
             return {overview: gr.update(visible=False), beat: gr.Timer(active=False)}
         shown = {overview: gr.update(visible=True), beat: gr.Timer(active=True)}
+        if note := rescue.note(page.home):
+            shown |= {rescued: gr.update(value=_rescued(t, note), visible=True), understood: gr.update(visible=True)}
         if request.query_params.get("trash") is not None:
             gone = [(entry["id"], entry["name"]) for entry in runs.list_runs(page.home, deleted=True)]
             return {**shown, beat: gr.Timer(active=False), trash: gone, cards: _trash_head(t, len(gone)), new: gr.update(visible=False)}
@@ -81,10 +91,42 @@ def build(page: Page) -> None:
     def take_back(request: gr.Request) -> str:
         return f"/runs?run={runs.restore(page.home, request.query_params['moved']).id}"
 
-    outputs = [overview, cards, live, waiting, trash, new, foot, notice, undo, seen, beat]
+    def dismissed() -> Any:
+        rescue.dismiss(page.home)
+        return gr.update(visible=False), gr.update(visible=False)
+
+    outputs = [overview, cards, live, waiting, trash, new, foot, notice, undo, seen, beat, rescued, understood]
     page.on(page.demo.load, opened, seen, outputs)
     page.on(beat.tick, listing, seen, outputs, clears=False)  # queued: only then does Gradio tell `draw` that the line changed
     page.on(undo.click, take_back, None, browser.goes())
+    page.on(understood.click, dismissed, None, [rescued, understood])
+
+
+def read(home: Home, every: bool = False) -> tuple[list[dict[str, Any]], dict[str, list[tuple[float, float]]]]:
+    """The runs on the page, newest first, each as `runs.show`, and the loss of each."""
+    jobs = Jobs(home.database)
+    looks = [_look(home, row) for row in (jobs.all("train") if every else jobs.shown(SHOWN))]
+    return [entry for entry, _ in looks], {entry["id"]: points for entry, points in looks}
+
+
+def _look(home: Home, row: Job) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """One run and its loss; the folder of one that has ended is read again only when its row has changed."""
+    kept = _ENDED.get(home.run(row.id))
+    if kept and kept[0] == row:
+        return kept[1]
+    look = runs.show(home, row.id), runs.curves(home, row.id)["loss"]
+    if row.state in ENDED and look[0]["state"] == row.state:
+        _ENDED[home.run(row.id)] = (row, look)
+    return look
+
+
+def _rescued(t: Words, note: dict[str, Any]) -> str:
+    """The list was made anew from the folders: when, what is back, what is lost, where the damaged file is."""
+    when = time.strftime("%Y-%m-%d %H:%M", time.localtime(note["time"]))
+    said = [t("runs.rescued", when=when), t("runs.rescued_found", n=note["runs"]), t("runs.rescued_lost")]
+    if note["aside"]:
+        said.append(t("runs.rescued_aside", name=note["aside"]))
+    return f'<div class="note" role="status">{"".join(f"<p>{esc(line)}</p>" for line in said)}</div>'
 
 
 def _notice(page: Page, request: gr.Request, notice: gr.HTML, undo: gr.Button) -> dict[Any, Any]:
@@ -114,8 +156,10 @@ def _trash_head(t: Words, count: int) -> str:
     return f'<p><a href="/runs">{esc(t("runs.back"))}</a></p><h2>{esc(t("runs.trash_title"))}</h2><p class="muted">{esc(said)}</p>'
 
 
-def _foot(t: Words, deleted: int) -> str:
-    return f'<p><a href="/runs?trash">{esc(t("runs.trash", n=deleted))}</a></p>' if deleted else ""
+def _foot(t: Words, home: Home, shown: int) -> str:
+    kept, deleted = Jobs(home.database).counts()
+    older = f'<p><a href="/runs?all">{esc(t("runs.older", n=kept - shown))}</a></p>' if kept > shown else ""
+    return older + (f'<p><a href="/runs?trash">{esc(t("runs.trash", n=deleted))}</a></p>' if deleted else "")
 
 
 def _queue(page: Page, waiting: gr.State) -> None:

@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from lora_ui import errors, runs
 from lora_ui.jobs import Jobs
 from lora_ui.ui import charts, run, run_cards
+from lora_ui.ui import runs as runs_page
 from tests.ui import made
 
 HOSTILE = made.HOSTILE
@@ -98,6 +99,21 @@ def test_every_state_has_at_most_one_filled_button(home, t):
         filled = [name for name in ("go_on", "fix") if switches[name]["visible"] and switches[name]["variant"] == "primary"]
         filled += ["link"] * run_cards.next_steps(t, shown).count("primary")
         assert len(filled) == (0 if state in ("running", "queued", "second") else 1), state
+
+
+def test_a_run_that_ended_is_read_again_when_its_row_changes_and_a_living_one_always(home):
+    ended, living = made.ended(home, "stopped", "calm-owl", step=40), made.running(home)
+    there, points = runs_page.read(home)
+    assert [(entry["id"], len(points[entry["id"]])) for entry in there] == [(living, 43), (ended, 40)]
+    made.beat(home, living, 50)
+    runs.rename(home, ended, "tidy-newt")
+    there, _ = runs_page.read(home)
+    assert [(entry["name"], entry["step"]) for entry in there] == [(runs.show(home, living)["name"], 50), ("tidy-newt", 40)]
+    (home.run(ended) / "metrics.jsonl").unlink()
+    assert runs_page.read(home)[1][ended]
+    Jobs(home.database).resume(ended)
+    there, points = runs_page.read(home)
+    assert there[1]["state"] == "queued" and points[ended] == []
 
 
 # curves

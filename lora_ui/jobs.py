@@ -164,6 +164,7 @@ class Jobs:
     def submit(self, kind: str, params: dict[str, Any], key: str | None = None, run_id: str | None = None, name: str = "") -> Job:
         """Queue a job. The same `key` again gives the job it made the first time."""
         with self._write() as db:
+            key = key or None
             if key and (row := db.execute("SELECT * FROM jobs WHERE key = ?", (key,)).fetchone()):
                 return _job(row)
             words = f"{secrets.choice(_ADJECTIVES)}-{secrets.choice(_ANIMALS)}"

@@ -11,7 +11,7 @@ from typing import Any
 from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
-from lora_ui.jobs import BUSY, ENDED, Job, Jobs
+from lora_ui.jobs import BUSY, ENDED, WAITING, Job, Jobs
 
 plan = preflight.plan
 space_report = space.report
@@ -118,7 +118,7 @@ def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tupl
 
 def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
     """Check everything, then queue the run. The same `key` gives the same run. Raises the first problem that stands in the way."""
-    return _submit(home, "train", asked(home, raw, name, preset, token), key, name=name, token=token)
+    return _submit(home, "train", asked(home, raw, name[:200], preset, token), key, name=name[:200], token=token)
 
 
 def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = None, token: str | None = None) -> dict[str, Any]:
@@ -341,7 +341,8 @@ def merge(home: Home, run_id: str, key: str | None, dtype: str | None = None) ->
     needed = 4 * ((row.result or {}).get("all_parameters") or 0)
     if needed > home.free_bytes():
         raise errors.DiskFull(needed=preflight.gigabytes(needed), free=preflight.gigabytes(home.free_bytes()), where=str(home.root))
-    return _submit(home, "merge", {"run_id": run_id, "dtype": dtype}, key, run_id)
+    under_way = Jobs(home.database).all("merge", (*WAITING, *BUSY), run_id)
+    return under_way[0] if under_way else _submit(home, "merge", {"run_id": run_id, "dtype": dtype}, key, run_id)
 
 
 def push(home: Home, run_id: str, repo: str, key: str | None, merged: bool = False, public: bool = False, token: str | None = None) -> Job:
@@ -353,6 +354,9 @@ def push(home: Home, run_id: str, repo: str, key: str | None, merged: bool = Fal
     if not token:
         raise errors.TokenMissing()
     hub.check_write(token, repo)
+    for job in Jobs(home.database).all("push", (*WAITING, *BUSY), run_id):
+        if job.params["repo"] == repo:
+            return job
     return _submit(home, "push", {"run_id": run_id, "repo": repo, "merged": merged, "public": public}, key, run_id, token=token)
 
 

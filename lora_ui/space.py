@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lora_ui import errors
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING, Jobs
 
@@ -33,13 +34,17 @@ def report(home: Home) -> dict[str, int]:
 
 
 def empty_trash(home: Home, before: float) -> list[str]:
-    """Remove for good the runs deleted before this time: files first, rows second. Returns their ids."""
+    """Remove for good the runs deleted before this time: the row first, which is refused for one that was taken back meanwhile.
+    Returns their ids."""
     jobs, gone = Jobs(home.database), []
     for job in jobs.all("train", deleted=True):
         busy = jobs.all(states=(*WAITING, *BUSY), run_id=job.id)
         if job.deleted is not None and job.deleted < before and not busy:
+            try:
+                jobs.remove(job.id)
+            except errors.IllegalMove:
+                continue
             _remove(home.run(job.id))
-            jobs.remove(job.id)
             gone.append(job.id)
     return gone
 
@@ -74,7 +79,7 @@ def _remove(folder: Path) -> None:
         leaving = folder.with_name(f".gone-{folder.name}")
         shutil.rmtree(leaving, ignore_errors=True)
         os.replace(folder, leaving)
-        shutil.rmtree(leaving)
+        shutil.rmtree(leaving, ignore_errors=True)  # what is left goes with the next tidying
 
 
 def finish_removals(home: Home) -> None:

@@ -71,8 +71,11 @@ class Supervisor:
             self.busy_at = now
         if now - self.tidied > TIDY_SECONDS:
             self.tidied = now
-            space.finish_removals(self.home)
-            space.empty_trash(self.home, now - space.KEPT_SECONDS)
+            try:
+                space.finish_removals(self.home)
+                space.empty_trash(self.home, now - space.KEPT_SECONDS)
+            except OSError as e:  # what cannot be removed must not end the runs
+                print(f"Tidying up: {e}", flush=True)
 
     def idle(self, now: float) -> bool:
         return now - self.busy_at > IDLE_SECONDS

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from lora_ui import errors, runs, space
+from lora_ui import endings, errors, runs, space
 from lora_ui.executors.local import Local
 from lora_ui.jobs import Jobs
 from lora_ui.supervisor import TIDY_SECONDS, Supervisor
@@ -83,6 +83,23 @@ def test_a_run_that_is_not_in_the_trash_is_never_removed(home):
 
 
 def test_whether_runs_go_on_is_remembered(home):
-    assert runs.goes_on(home)
-    runs.set_goes_on(home, False)
-    assert not runs.goes_on(home)
+    assert endings.goes_on(home)
+    endings.set_goes_on(home, False)
+    assert not endings.goes_on(home)
+
+
+def test_a_run_that_is_taken_back_while_the_trash_is_emptied_stays_whole(home, monkeypatch):
+    jobs = Jobs(home.database)
+    kept, gone = (made.ended(home, "finished", f"run-{n}") for n in range(2))  # the newest goes first
+    for id in (gone, kept):
+        jobs.delete(id)
+    remove = space._remove
+
+    def meanwhile(folder):
+        if folder == home.run(gone):
+            jobs.restore(kept)  # in another tab
+        remove(folder)
+
+    monkeypatch.setattr(space, "_remove", meanwhile)
+    assert space.empty_trash(home, time.time() + 1) == [gone]
+    assert home.run(kept).is_dir() and not home.run(gone).exists()

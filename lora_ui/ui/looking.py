@@ -22,7 +22,7 @@ from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view, tokens
 from lora_ui.ui.data_parts import Parts
-from lora_ui.ui.shell import Page, esc, number, panel
+from lora_ui.ui.shell import Page, esc, number, panel, problem_of
 from lora_ui.ui.words import Words
 
 
@@ -112,8 +112,8 @@ def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any], token: str | No
     count: dict[str, Any] = {"asked": here["asked"], "job": None, "params": None, "prepared": None, "drawn": None, "far": None}
     try:
         job = runs.prepare(home, here["raw"], token)
-    except errors.LoraUIError as error:
-        return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, error), visible=True)}
+    except Exception as error:  # whatever it is, it is said once: the timer must not ask again every second
+        return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=problem_of(t, error), visible=True)}
     now, changed = _follow(home, t, p, here, {**count, "job": job.id, "params": job.params}, token)
     return now, {p.token_problem: gr.update(visible=False), **changed}
 
@@ -134,8 +134,10 @@ def _follow(
     if job["error"]:
         count = {**count, "job": None}
         return count, {p.count: count, p.counts: "", p.token_problem: gr.update(value=panel(t, job["error"]), visible=True)}
-    count = {**count, "job": None, "prepared": runs.prepared(home, here["raw"], token)}
-    return count, {p.count: count, p.counts: "", **checked(home, t, p, known(here, count))}
+    if (summary := runs.prepared(home, here["raw"], token)) is None:  # another page stopped it
+        return _begin(home, t, p, here, token)
+    count = {**count, "job": None, "prepared": summary}
+    return count, {p.count: count, **checked(home, t, p, known(here, count))}
 
 
 def _wire_findings(page: Page, p: Parts) -> None:
@@ -199,7 +201,11 @@ def _wire_rows(page: Page, p: Parts) -> None:
 
     def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
         asked_for = wanted.strip().lstrip("#")
-        found = np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for)) if asked_for.isdecimal() else np.empty(0)
+        found = (
+            np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for))
+            if asked_for.isdecimal() and len(asked_for) < 19
+            else np.empty(0)
+        )
         if not len(found):
             raise errors.NoSuchRow(row=asked_for or "?")
         now = known(here, count)

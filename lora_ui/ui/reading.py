@@ -30,14 +30,17 @@ def watched(t: Words, name: str, read: Callable[[data.Told], Any], halt: threadi
             raise Halted
         far = (phase, done, total)
 
-    with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(read, told)
-        try:
-            while not wait([reading], PATIENCE).done:
-                yield _bar(t, name, *far), None
-        finally:
-            halt.set()
-    yield "", reading.result()
+    pool = ThreadPoolExecutor(1)
+    reading = pool.submit(read, told)
+    try:
+        while not wait([reading], PATIENCE).done and not halt.is_set():
+            yield _bar(t, name, *far), None
+        if halt.is_set():
+            raise Halted
+        yield "", reading.result()
+    finally:
+        halt.set()
+        pool.shutdown(wait=False)  # it ends by itself the next time that it tells how far it is
 
 
 def _bar(t: Words, name: str, phase: str, done: int, total: int | None) -> str:

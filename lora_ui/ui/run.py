@@ -332,7 +332,9 @@ def _wire_actions(page: Page, p: SimpleNamespace) -> None:
 
     def mend(request: gr.Request, memory: dict[str, Any]) -> Any:
         run = runs.show(home, id_of(request))
-        return _draft(home, memory, run, FIXES[run["error"]["kind"]][1](run["settings"])), "/train"
+        if (fix := FIXES.get((run["error"] or {"kind": ""})["kind"])) is None:  # it went on since, from another tab
+            raise errors.IllegalMove(id=run["id"], state=run["state"], wanted="mended", legal="failed")
+        return _draft(home, memory, run, fix[1](run["settings"])), "/train"
 
     page.on(p.copy.click, copy, page.memory, [page.memory, onward])
     page.on(p.fix.click, mend, page.memory, [page.memory, onward])

@@ -6,6 +6,7 @@ but itself (`door.py` sets it). A restart, or HOURS without use, forgets.
 
 from __future__ import annotations
 
+import threading
 import time
 
 import gradio as gr
@@ -16,6 +17,7 @@ from lora_ui.ui.door import VISITOR
 HOURS = 8
 MOST = 1000
 """Visitors remembered at a time; the longest unused goes first."""
+_lock = threading.Lock()
 _kept: dict[tuple[str, str | None], tuple[str, float]] = {}
 """(cookie, who is signed in) → (token, when it was last used)."""
 
@@ -25,11 +27,12 @@ def keep(request: gr.Request, typed: str) -> None:
     visitor, token = _visitor(request), clean(typed)
     if visitor is None:
         return
-    _kept.pop(visitor, None)
-    if token:
-        _kept[visitor] = (token, time.monotonic())
-        while len(_kept) > MOST:
-            del _kept[next(iter(_kept))]
+    with _lock:
+        _kept.pop(visitor, None)
+        if token:
+            _kept[visitor] = (token, time.monotonic())
+            while len(_kept) > MOST:
+                del _kept[next(iter(_kept))]
 
 
 def add(request: gr.Request, typed: str) -> None:
@@ -43,13 +46,14 @@ def of(request: gr.Request, typed: str = "") -> str:
     if token := clean(typed):
         return token
     visitor = _visitor(request)
-    if visitor is None or visitor not in _kept:
-        return ""
-    token, used = _kept.pop(visitor)
-    if time.monotonic() - used > HOURS * 3600:
-        return ""
-    _kept[visitor] = (token, time.monotonic())
-    return token
+    with _lock:
+        if visitor is None or visitor not in _kept:
+            return ""
+        token, used = _kept.pop(visitor)
+        if time.monotonic() - used > HOURS * 3600:
+            return ""
+        _kept[visitor] = (token, time.monotonic())
+        return token
 
 
 def clean(pasted: str) -> str:

@@ -47,7 +47,7 @@ def _wire_opening(page: Page, p: Parts) -> None:
         token = tokens.of(request, typed)
         if not remembered.get("source"):
             return {p.empty: gr.update(visible=True), p.form: gr.update(visible=False)}
-        rows = _kept(home, remembered)
+        rows = _kept(home, remembered, token)
         now = draft.of(home, remembered, rows)
         gpu = remembered.get("gpu") or ""
         followed = follow(t, p, home, Edit(now, rows, remembered.get("name") or "", token, gpu, None, {}))
@@ -75,10 +75,10 @@ def _wire_opening(page: Page, p: Parts) -> None:
     page.on(used.then, opened, [memory, p.token], outputs)
 
 
-def _kept(home: Home, remembered: dict[str, Any]) -> int:
+def _kept(home: Home, remembered: dict[str, Any], token: str) -> int:
     """Rows that can be learned from. Raises what reading data raises."""
     raw = {"data": {"source": trust.source(home, remembered["source"]), "mapping": remembered.get("mapping") or {}}}
-    return int(preflight.dataset(home, settings.parse(raw)).report["kept"])
+    return int(preflight.dataset(home, settings.parse(raw), token or None).report["kept"])
 
 
 def _teaching(t: Words, name: str, rows: int) -> str:
@@ -159,7 +159,7 @@ def _edited(page: Page, p: Parts) -> Any:
         return {
             page.memory: {**remembered, "preset": preset, "settings": now.changes, "name": name, "gpu": gpu},
             **({} if same_model and not token else _facts(t, p, home, now, token)),
-            **follow(t, p, home, Edit(now, _kept(home, remembered), name, token, gpu, waiting, drawn)),
+            **follow(t, p, home, Edit(now, _kept(home, remembered, token), name, token, gpu, waiting, drawn)),
         }
 
     return edited
@@ -225,8 +225,8 @@ def _wire_presets(page: Page, p: Parts) -> None:
     everything = page.on(p.more.click, lambda drawn: {**drawn, "everything": True}, p.drawn, p.drawn)
     page.on(everything.then, edited, _inputs(page, p), _outputs(page, p))
 
-    def save(remembered: dict[str, Any], title: str) -> dict[Any, Any]:
-        rows = _kept(home, remembered)
+    def save(request: gr.Request, remembered: dict[str, Any], title: str) -> dict[Any, Any]:
+        rows = _kept(home, remembered, tokens.of(request))
         raw = {group: values for group, values in draft.of(home, remembered, rows).raw.items() if group != "data"}
         made = presets.save(home, title, raw)
         gr.Info(t("train.preset_saved", name=made.title))

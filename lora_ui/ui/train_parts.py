@@ -62,7 +62,7 @@ class Parts:
             with gr.Row(elem_classes="lu-fields"):
                 self.controls = form.draw(t, form.PLAIN)
                 self.name = gr.Textbox(
-                    label=t("train.run_name"), info=t("train.run_name_hint"), max_lines=1, elem_id="run-name", min_width=280
+                    label=t("train.run_name"), info=t("train.run_name_hint"), max_lines=1, max_length=200, elem_id="run-name", min_width=280
                 )
         with gr.Accordion(t("train.expert", n=0), open=False, elem_id="expert") as self.expert:
             with gr.Row(elem_classes="lu-line"):

@@ -84,7 +84,7 @@ class Chat:
 
     def _save_point(self, run_id: str, step: str) -> Path:
         """The folder of a save point, every file of it as its manifest says."""
-        if not step.isdecimal():
+        if not step.isdecimal() or len(step) > 18:
             raise errors.NoSuchJob(id=f"{run_id}@{step}")
         folder: Path = self.home.run(run_id) / "checkpoints" / f"step-{int(step):06d}"
         if problem := checkpoints.damage(folder):

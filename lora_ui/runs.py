@@ -284,6 +284,14 @@ def log(home: Home, id: str, lines: int = 500) -> str:
     return hub.redact("\n".join(text.splitlines()[-lines:]))
 
 
+def whole_log(home: Home, id: str) -> str:
+    """All that is kept of a job's log (at most two files), secrets removed."""
+    row = Jobs(home.database).get(id)
+    folder = home.job(row.kind, row.id, row.run_id, row.dataset)
+    files = [folder / name for name in ("log.1.txt", "log.txt")]
+    return hub.redact("".join(path.read_text("utf-8", "replace") for path in files if path.is_file()))
+
+
 # acting
 
 

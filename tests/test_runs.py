@@ -5,6 +5,7 @@ import pytest
 from lora_ui import data, errors, runs
 from lora_ui.home import write_json
 from tests.tiny import tiny_model
+from tests.ui import made
 
 
 @pytest.fixture
@@ -48,3 +49,12 @@ def test_only_save_points_that_are_there_in_full_are_offered(home):
         if said:
             write_json(folder / "manifest.json", {"step": step, "files": {"adapter_model.safetensors": {"size": said, "sha256": ""}}})
     assert runs.save_points(home, "quiet-otter-000001") == [40, 9]
+
+
+def test_the_whole_log_is_given_and_holds_no_token(home):
+    id = made.ended(home, "finished")
+    secret = "hf_" + "a" * 34
+    home.run(id).joinpath("log.1.txt").write_text("first\n")
+    home.run(id).joinpath("log.txt").write_text("line\n" * 100_000 + f"token {secret}\nlast\n")
+    whole = runs.whole_log(home, id)
+    assert whole.startswith("first\nline") and whole.endswith("last\n") and whole.count("line") == 100_000 and secret not in whole

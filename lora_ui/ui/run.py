@@ -309,7 +309,7 @@ def _wire_log(page: Page, p: SimpleNamespace) -> None:
     def file(request: gr.Request) -> Path:
         id = runs.show(page.home, id_of(request))["id"]
         target = browser.folder() / f"{id}-log.txt"
-        target.write_text(runs.log(page.home, id, lines=1_000_000), "utf-8")
+        target.write_text(runs.whole_log(page.home, id), "utf-8")
         return target
 
     browser.saves(page, p.log_download, file)

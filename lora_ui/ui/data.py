@@ -56,14 +56,19 @@ def _wire_sources(page: Page, p: Parts) -> None:
         data.forget_mapping(home, here["source"], tokens.of(request) or None)
         yield from show(here["source"], {}, remembered, here["name"], tokens.of(request))
 
-    def remembered_source(request: gr.Request, remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+    def opened(remembered: dict[str, Any]) -> Any:
+        said = f'<p class="muted">{esc(t("data.reading", name=remembered.get("data_name") or ""))}</p>'
+        return gr.update(value=said, visible=True) if remembered.get("source") else gr.skip()
+
+    def remembered_source(request: gr.Request, remembered: dict[str, Any]) -> dict[Any, Any]:
+        """No stream: its end would come together with a visitor's first click."""
+        shown: Iterator[dict[Any, Any]] = iter(())
         if request.query_params.get("example"):
-            yield from example(remembered)
+            shown = example(remembered)
         elif remembered.get("source"):
             mapping, name = remembered.get("mapping") or {}, remembered.get("data_name") or ""
-            yield from show(remembered["source"], mapping, remembered, name, tokens.of(request))
-        else:  # a stream that says nothing would empty the memory in the browser
-            yield {p.status: gr.skip()}
+            shown = show(remembered["source"], mapping, remembered, name, tokens.of(request))
+        return functools.reduce(lambda _, later: later, shown, {p.status: gr.skip()})
 
     outputs = [*p.shown, memory]
     page.on(p.file.upload, upload, [p.file, memory], outputs)
@@ -72,7 +77,8 @@ def _wire_sources(page: Page, p: Parts) -> None:
     page.on(functools.partial(gr.on, [p.read.click, p.hub.submit]), from_hub, [p.hub, memory], outputs)
     page.on(p.map.click, by_hand, [p.here, memory, *p.roles], outputs)
     page.on(p.recognise.click, again, [p.here, memory], outputs)
-    page.on(page.demo.load, remembered_source, memory, outputs)
+    begun = page.on(page.demo.load, opened, memory, p.status)
+    page.on(begun.then, remembered_source, memory, outputs)
     page.on(p.halt.click, threading.Event.set, p.halting, queue=False)
 
 

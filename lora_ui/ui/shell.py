@@ -118,12 +118,10 @@ class Page:
         self, trigger: Callable[..., Any], fn: Callable[..., Any], inputs: Any = None, outputs: Any = None, *,
         clears: bool = True, at: gr.HTML | None = None, **options: Any,
     ) -> Any:  # fmt: skip
-        """Wire an event so that every way it ends is a sentence on the page; `at` is another place for its problem. Only streams go
-        through Gradio's queue: when one queued event ends while another begins, the answer of the other can be lost."""
+        """Wire an event so that every way it ends is a sentence on the page; `at` is another place for its problem."""
         outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs] if outputs is not None else []
         answer = _guarded(fn, outputs, at or self.problem, self.t, clears)
-        queue = inspect.isgeneratorfunction(answer)
-        options = {"show_progress": "hidden", "api_visibility": "private", "queue": queue, **options}
+        options = {"show_progress": "hidden", "api_visibility": "private", **options}
         return trigger(answer, inputs, [*outputs, at or self.problem], **options)
 
 

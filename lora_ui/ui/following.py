@@ -9,6 +9,7 @@ import gradio as gr
 
 from lora_ui import errors, memory, models, runs, settings
 from lora_ui.home import Home
+from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import draft, fitting, form, plan_card
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.shell import panel
@@ -133,6 +134,6 @@ def _count_tokens(home: Home, now: Draft, plan: dict[str, Any], waiting: str | N
     if plan["tokens"] is not None or known is None or not (known.local or known.kind == models.STARTER):
         return None
     job = runs.prepare(home, now.raw)
-    if waiting and waiting != job.id and runs.job(home, waiting)["state"] in ("queued", "starting", "running"):
+    if waiting and waiting != job.id and runs.job(home, waiting)["state"] in (*WAITING, *BUSY):
         runs.stop(home, waiting)
-    return job.id if job.state in ("queued", "starting", "running") else None
+    return job.id if job.state in (*WAITING, *BUSY) else None

@@ -13,6 +13,7 @@ import gradio as gr
 
 from lora_ui import data, models, preflight, presets, runs, settings
 from lora_ui.home import Home
+from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import base_models, draft, fitting, form, tokens, trust
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.following import Edit, follow
@@ -181,7 +182,7 @@ def _wire_edits(page: Page, p: Parts) -> None:
             page.on(control.box.blur, functools.partial(form.tidy, control.field), control.box, control.box, clears=False, queue=False)
 
     def counted(request: gr.Request, *inputs: Any) -> dict[Any, Any]:
-        if inputs[1] and runs.job(home, inputs[1])["state"] in ("queued", "starting", "running"):
+        if inputs[1] and runs.job(home, inputs[1])["state"] in (*WAITING, *BUSY):
             return {p.waiting: gr.skip()}
         return edited(request, *inputs)
 

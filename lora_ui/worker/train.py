@@ -19,7 +19,7 @@ from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
 from lora_ui.models import BaseModel
 from lora_ui.presets import Decision
-from lora_ui.worker import disk, place, shortage
+from lora_ui.worker import checkpoints, disk, place, shortage
 from lora_ui.worker.job import Again, Job, Stopped
 
 
@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
     job.check()
     from safetensors.torch import load_file
 
-    from lora_ui.worker import checkpoints, load, prepare
+    from lora_ui.worker import load, prepare
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
 
@@ -256,7 +256,7 @@ def _out_of_memory(job: Job, e: Exception, said: dict[str, Any], device: str, st
 
 def _forget_later_points(path: Path, last_good: Path | None) -> None:
     """A resumed run repeats the steps after its save point: their old points would stand twice."""
-    step = int(last_good.name.removeprefix("step-")) if last_good else -1
+    step = checkpoints.step_of(last_good) if last_good else -1
     metrics.rewrite(path, [row for row in metrics.read(path) if row["step"] <= step])
 
 

@@ -66,7 +66,7 @@ def wire(page: Page, p: SimpleNamespace) -> None:
     asked(p.ask.submit, asking.ask, [p.editing, *context])
     asked(p.panes.retry, asking.again, context)
     for stopped in (p.ask.stop, p.leave.click):
-        page.on(stopped, asking.stop, queue=False)
+        page.on(stopped, asking.stop)
     page.on(p.panes.edit, asking.edit, [p.point, p.store], [p.ask, p.editing, p.note])
     for n, button in enumerate(p.chips):
         asked(button.click, asking.row(n), [p.rows, *context])

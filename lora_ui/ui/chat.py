@@ -219,12 +219,12 @@ class Choice:
         page.on(page.demo.load, self.opened, [p.store, p.draft, page.memory], everything)
         seen = gr.State("")
         for moment in (page.demo.load, gr.Timer(3).tick):
-            page.on(moment, self.ticked, seen, [p.busy, seen], clears=False, queue=False)
+            page.on(moment, self.ticked, seen, [p.busy, seen], clears=False)
         picked = page.on(p.run.input, self.chosen, [p.run, p.view, p.store, page.memory], self.outputs)
         picked.then(None, p.run, None, js=ADDRESS)
         for box in (p.view, p.point):
             page.on(box.input, self.looked, [p.point, p.view, p.store], [p.panes, p.store])
-        page.on(p.ask.change, remember, p.ask, p.draft, clears=False, queue=False, trigger_mode="always_last")
+        page.on(p.ask.change, remember, p.ask, p.draft, clears=False, trigger_mode="always_last")
         page.on(p.clear.click, self.cleared, [p.point, p.view, p.store], [p.panes, p.store, p.clear])
 
 

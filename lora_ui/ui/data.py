@@ -78,9 +78,9 @@ def _wire_sources(page: Page, p: Parts) -> None:
     page.on(p.map.click, by_hand, [p.here, memory, *p.roles], outputs)
     page.on(p.recognise.click, again, [p.here, memory], outputs)
     # outside the queue: when a queued event ends while a click starts another, Gradio's browser side can lose the click's answer
-    begun = page.on(page.demo.load, opened, memory, p.status, queue=False)
-    page.on(begun.then, remembered_source, memory, outputs, queue=False)
-    page.on(p.halt.click, threading.Event.set, p.halting, queue=False)
+    begun = page.on(page.demo.load, opened, memory, p.status)
+    page.on(begun.then, remembered_source, memory, outputs)
+    page.on(p.halt.click, threading.Event.set, p.halting)
 
 
 def _show(

@@ -127,9 +127,11 @@ def read_number(text: Any) -> Any:
 
 
 def tidy(field: SettingsField, typed: Any) -> Any:
-    """What a box shows when it is left: the number that was understood, written one way; what is no number stays."""
+    """What a box shows when it is left: the number that was understood, written one way. What is no number stays, and nothing is
+    written that stands there already: the person may be typing again."""
     value = from_box(field, typed)
-    return typed if isinstance(value, str) and value != "auto" else to_box(field, value)
+    shown = typed if isinstance(value, str) and value != "auto" else to_box(field, value)
+    return gr.skip() if shown == typed else shown
 
 
 def shown_number(value: float) -> str:

@@ -104,7 +104,7 @@ def _wire_count(page: Page, p: Parts) -> None:
         return changed or {p.count: gr.skip()}
 
     counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
-    page.on(p.timer.tick, tick, [p.here, p.place, p.count], counted, clears=False, queue=False)
+    page.on(p.timer.tick, tick, [p.here, p.place, p.count], counted, clears=False)
 
 
 def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any], token: str | None) -> tuple[dict[str, Any], dict[Any, Any]]:

@@ -154,7 +154,7 @@ def _wire(page: Page, p: SimpleNamespace) -> None:
 
     state = [p.seen, p.every]
     page.on(page.demo.load, opened, [*state, page.memory], [*outputs, p.lost, p.view, p.name, page.memory])
-    page.on(p.beat.tick, read, state, outputs, clears=False, queue=False)
+    page.on(p.beat.tick, read, state, outputs, clears=False)
     page.on(p.every.change, read, state, outputs, clears=False)
     _wire_verbs(page, p, read, outputs)
 
@@ -179,7 +179,7 @@ def _wire_verbs(page: Page, p: SimpleNamespace, read: Callable[..., Any], output
         return read(request, seen, every_step)
 
     sent = page.on(p.go_on.click, resume, [p.token, *state], outputs)
-    sent.then(lambda: "", None, p.token, show_progress="hidden", api_visibility="private")  # whatever came of it
+    sent.then(lambda: "", None, p.token, queue=False, show_progress="hidden", api_visibility="private")  # whatever came of it
 
     def rename(request: gr.Request, name: str, seen: dict[str, Any], every_step: bool) -> dict[Any, Any]:
         row = runs.rename(home, id_of(request), name)
@@ -304,7 +304,7 @@ def _wire_log(page: Page, p: SimpleNamespace) -> None:
 
     page.on(p.log_fold.expand, unfold, None, [p.log, beat])
     page.on(p.log_fold.collapse, lambda: gr.Timer(active=False), None, beat)
-    page.on(beat.tick, read, p.log, p.log, clears=False, queue=False)
+    page.on(beat.tick, read, p.log, p.log, clears=False)
 
     def file(request: gr.Request) -> Path:
         id = runs.show(page.home, id_of(request))["id"]

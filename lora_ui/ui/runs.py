@@ -96,8 +96,8 @@ def build(page: Page) -> None:
         return gr.update(visible=False), gr.update(visible=False)
 
     outputs = [overview, cards, live, waiting, trash, new, foot, notice, undo, seen, beat, rescued, understood]
-    page.on(page.demo.load, opened, seen, outputs)
-    page.on(beat.tick, listing, seen, outputs, clears=False)  # queued: only then does Gradio tell `draw` that the line changed
+    page.on(page.demo.load, opened, seen, outputs, queue=True)  # both queued: only then does Gradio tell `draw` that the line changed
+    page.on(beat.tick, listing, seen, outputs, clears=False, queue=True)
     page.on(undo.click, take_back, None, browser.goes())
     page.on(understood.click, dismissed, None, [rescued, understood])
 

@@ -6,7 +6,7 @@ How a page module is written (`data.py`, `train.py`, `runs.py`, `chat.py`, `ship
 - Words: `t("runs.title")` from `words.yaml`, one line per word under the page's heading; `t.say(say_or_dict)` for sentences of the core;
   never a literal label. Headings: `page.title()` draws the h1 from `<name>.title`.
 - Events: `page.on(button.click, fn, inputs, outputs, **options)`, for load `page.on(page.demo.load, …)`, for ticks
-  `page.on(timer.tick, fn, …, clears=False, queue=False)`. It adds `page.problem` to the outputs: a LoraUIError becomes a panel there, anything
+  `page.on(timer.tick, fn, …, clears=False)`. It adds `page.problem` to the outputs: a LoraUIError becomes a panel there, anything
   unexpected the same panel with a report; success empties it (unless clears=False). `fn` returns one value per output, a dict, or `gr.skip()`.
 - HTML: `html(value)` makes a `gr.HTML` with our sheet; everything from people goes through `esc(text)` and only into `value`.
   Classes in `page.css`: card, row, pill (+ state name: running…), muted, key, num, learned, progress, button / button primary (links), panel.
@@ -118,10 +118,12 @@ class Page:
         self, trigger: Callable[..., Any], fn: Callable[..., Any], inputs: Any = None, outputs: Any = None, *,
         clears: bool = True, at: gr.HTML | None = None, **options: Any,
     ) -> Any:  # fmt: skip
-        """Wire an event so that every way it ends is a sentence on the page; `at` is another place for its problem."""
+        """Wire an event so that every way it ends is a sentence on the page; `at` is another place for its problem. Only streams go
+        through Gradio's queue: when one queued event ends while another begins, the answer of the other can be lost."""
         outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs] if outputs is not None else []
         answer = _guarded(fn, outputs, at or self.problem, self.t, clears)
-        options = {"show_progress": "hidden", "api_visibility": "private", **options}
+        queue = inspect.isgeneratorfunction(answer)
+        options = {"show_progress": "hidden", "api_visibility": "private", "queue": queue, **options}
         return trigger(answer, inputs, [*outputs, at or self.problem], **options)
 
 
@@ -178,8 +180,8 @@ def top(demo: gr.Blocks, home: Home, t: Words, name: str) -> Page:
         now = _strip(home, t)
         return (gr.skip(), gr.skip()) if now == last else (now, now)
 
-    page.on(gr.Timer(3).tick, tick, seen, [strip, seen], clears=False, queue=False)
-    page.on(demo.load, tick, seen, [strip, seen], clears=False, queue=False)
+    page.on(gr.Timer(3).tick, tick, seen, [strip, seen], clears=False)
+    page.on(demo.load, tick, seen, [strip, seen], clears=False)
     title = json.dumps(f"{t(name + '.name')} · LoRA UI")
     demo.load(None, None, None, js=f"() => window.loraUi.page({title}, '{'zh-CN' if t.language == 'zh' else 'en'}')")
     return page

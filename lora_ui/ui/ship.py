@@ -233,7 +233,7 @@ class Shipping:
         page.on(page.demo.load, self.opened, [p.what, page.memory], [*self.news, *self.about, p.run, p.nothing, p.there])
         picked = page.on(p.run.input, self.chosen, context, [*self.news, *self.about])
         picked.then(None, p.run, None, js="(run) => { history.replaceState(null, '', `/ship?run=${encodeURIComponent(run)}`) }")
-        page.on(p.beat.tick, self.read, now, self.news, clears=False, queue=False)
+        page.on(p.beat.tick, self.read, now, self.news, clears=False)
         page.on(p.what.input, self.read, now, self.news, clears=False)
         browser.saves(page, p.download, lambda run_id: runs.adapter_zip(self.home, run_id, browser.folder()), p.run, at=p.download_problem)
         page.on(
@@ -253,5 +253,5 @@ class Shipping:
         page.on(p.merge.click, self.merge, now, self.news, at=p.merge_problem)
         page.on(p.merge_stop.click, self.stop("merge"), now, self.news, at=p.merge_problem)
         sent = page.on(p.publish.click, self.publish, [p.token, p.repo, p.who, *now], self.news, at=p.publish_problem)
-        sent.then(lambda: "", None, p.token, show_progress="hidden", api_visibility="private")  # whatever came of it
+        sent.then(lambda: "", None, p.token, queue=False, show_progress="hidden", api_visibility="private")  # whatever came of it
         page.on(p.publish_stop.click, self.stop("push"), now, self.news, at=p.publish_problem)

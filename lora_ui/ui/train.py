@@ -179,14 +179,14 @@ def _wire_edits(page: Page, p: Parts) -> None:
 
     for control in p.controls:
         if control.field.kind in ("integer", "number") and isinstance(control.box, gr.Textbox):
-            page.on(control.box.blur, functools.partial(form.tidy, control.field), control.box, control.box, clears=False, queue=False)
+            page.on(control.box.blur, functools.partial(form.tidy, control.field), control.box, control.box, clears=False)
 
     def counted(request: gr.Request, *inputs: Any) -> dict[Any, Any]:
         if inputs[1] and runs.job(home, inputs[1])["state"] in (*WAITING, *BUSY):
             return {p.waiting: gr.skip()}
         return edited(request, *inputs)
 
-    page.on(p.timer.tick, counted, _inputs(page, p), _outputs(page, p), clears=False, queue=False)
+    page.on(p.timer.tick, counted, _inputs(page, p), _outputs(page, p), clears=False)
 
     def undo(preset: str, event: gr.EventData) -> dict[Any, Any]:
         """One field back to the preset."""

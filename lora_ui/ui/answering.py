@@ -24,6 +24,7 @@ EVERY_SECONDS = 0.1
 """How often a growing answer is sent to the page."""
 
 Updates = Iterator[dict[Any, Any]]
+Kept = dict[str, Any]
 
 
 def run_id_of(model: str) -> str:
@@ -51,7 +52,7 @@ def wire(page: Page, p: SimpleNamespace) -> None:
     """`p`: the parts of the Chat page, as `chat.py` drew them."""
     asking = Asking(page, p)
     outputs = [p.panes, p.leave, p.said, p.ask, p.clear, p.editing, p.note]
-    context = [p.ask, p.point, p.view, p.store, *p.expert.values()]
+    context = [p.ask, p.point, p.view, p.said, p.store, *p.expert.values()]
 
     def asked(trigger: Callable[..., Any], fn: Callable[..., Updates], inputs: list[Any]) -> None:
         # the browser's store is written by an event of its own: changes that a stream makes to it in place are not saved
@@ -67,7 +68,7 @@ def wire(page: Page, p: SimpleNamespace) -> None:
     asked(p.panes.retry, asking.again, context)
     for stopped in (p.ask.stop, p.leave.click):
         page.on(stopped, asking.stop)
-    page.on(p.panes.edit, asking.edit, [p.point, p.store], [p.ask, p.editing, p.note])
+    page.on(p.panes.edit, asking.edit, [p.point, p.said, p.store], [p.ask, p.editing, p.note])
     for n, button in enumerate(p.chips):
         asked(button.click, asking.row(n), [p.rows, *context])
 
@@ -88,28 +89,30 @@ class Asking:
         self.stops: dict[str | None, threading.Event] = {}
 
     def ask(
-        self, request: gr.Request, editing: int | None, message: str, model: str, view: str, store: dict[str, Any], *expert: Any
+        self, request: gr.Request, editing: int | None, message: str, model: str, view: str, said: Kept, store: Kept, *expert: Any
     ) -> Updates:
         if not message.strip():
             yield {self.p.ask: gr.skip()}
             return
-        before = _turns(store, model)[:editing]
-        yield from self._answer(request, [*before, {"ask": message.strip(), "answers": {}}], "", model, view, store, expert)
+        before = _turns(said, store, model)
+        asked = {"ask": message.strip(), "answers": {}}
+        yield from self._answer(request, before, [*before[:editing], asked], "", model, view, expert)
 
-    def again(self, request: gr.Request, message: str, model: str, view: str, store: dict[str, Any], *expert: Any) -> Updates:
+    def again(self, request: gr.Request, message: str, model: str, view: str, said: Kept, store: Kept, *expert: Any) -> Updates:
         """The last question once more, with the next seed."""
-        turns = _turns(store, model)
-        last = {**turns[-1], "tries": turns[-1].get("tries", 0) + 1}
-        yield from self._answer(request, [*turns[:-1], last], message, model, view, store, expert)
+        before = _turns(said, store, model)
+        last = {**before[-1], "tries": before[-1].get("tries", 0) + 1}
+        yield from self._answer(request, before, [*before[:-1], last], message, model, view, expert)
 
     def row(self, n: int) -> Callable[..., Updates]:
         """Asks the `n`th suggested row; what its data answers is shown below."""
 
         def ask_row(
-            request: gr.Request, rows: list[dict[str, Any]], message: str, model: str, view: str, store: dict[str, Any], *expert: Any
+            request: gr.Request, rows: list[dict[str, Any]], message: str, model: str, view: str, said: Kept, store: Kept, *expert: Any
         ) -> Updates:
+            before = _turns(said, store, model)
             asked = {"ask": rows[n]["ask"], "wanted": rows[n]["wanted"], "answers": {}}
-            yield from self._answer(request, [*_turns(store, model), asked], message, model, view, store, expert)
+            yield from self._answer(request, before, [*before, asked], message, model, view, expert)
 
         return ask_row
 
@@ -117,15 +120,16 @@ class Asking:
         if stopping := self.stops.get(request.session_hash):
             stopping.set()
 
-    def edit(self, model: str, store: dict[str, Any], event: gr.EventData) -> Any:
+    def edit(self, model: str, said: Kept, store: Kept, event: gr.EventData) -> Any:
         place = int(event.turn)
         note = gr.update(value=f'<p class="note">{esc(self.t("chat.editing"))}</p>', visible=True)
-        return _turns(store, model)[place]["ask"], place, note
+        return _turns(said, store, model)[place]["ask"], place, note
 
     def _answer(
-        self, request: gr.Request, turns: list[Turn], draft: str, model: str, view: str, store: dict[str, Any], expert: tuple[Any, ...]
+        self, request: gr.Request, before: list[Turn], turns: list[Turn], draft: str, model: str, view: str, expert: tuple[Any, ...]
     ) -> Updates:
-        """Answer the last of `turns` in every pane. However it ends, the box takes questions again and what was said is kept."""
+        """Answer the last of `turns` in every pane; `before` is what stood there. However it ends, the box takes questions again and
+        what was said is kept."""
         if request.session_hash in self.stops:
             return  # one question at a time
         p, t, here = self.p, self.t, speakers(model, view)
@@ -161,7 +165,7 @@ class Asking:
                     yield state()
         except Exception:
             if not any(answer["text"] for answer in turns[-1]["answers"].values()):  # as before the question, which goes back into its box
-                turns = _turns(store, model)
+                turns = before
                 yield {
                     **state(over=True),
                     **said(),
@@ -181,8 +185,10 @@ class Asking:
         return {p.ask: gr.update(submit_btn=True, stop_btn=False), p.clear: gr.update(visible=True), p.leave: gr.update(visible=False)}
 
 
-def _turns(store: dict[str, Any], model: str) -> list[Turn]:
-    return store.get("runs", {}).get(run_id_of(model), [])
+def _turns(said: Kept, store: Kept, model: str) -> list[Turn]:
+    """What was said so far with this run: as this page knows it, for the browser's store hears of an answer a moment later."""
+    run = run_id_of(model)
+    return said["turns"] if said.get("run") == run else store.get("runs", {}).get(run, [])
 
 
 def _blank() -> dict[str, Any]:

@@ -211,7 +211,7 @@ class Choice:
 
     def cleared(self, model: str, view: str, store: Store) -> Any:
         store = {**store, "runs": {id: turns for id, turns in store.get("runs", {}).items() if id != run_id_of(model)}}
-        return _panes(self.t, self.home, model, view, store), store, gr.update(visible=False)
+        return _panes(self.t, self.home, model, view, store), store, {}, gr.update(visible=False)
 
     def wire(self) -> None:
         page, p = self.page, self.p
@@ -225,7 +225,7 @@ class Choice:
         for box in (p.view, p.point):
             page.on(box.input, self.looked, [p.point, p.view, p.store], [p.panes, p.store])
         page.on(p.ask.change, remember, p.ask, p.draft, clears=False, trigger_mode="always_last")
-        page.on(p.clear.click, self.cleared, [p.point, p.view, p.store], [p.panes, p.store, p.clear])
+        page.on(p.clear.click, self.cleared, [p.point, p.view, p.store], [p.panes, p.store, p.said, p.clear])
 
 
 def _short(text: str, most: int = 40) -> str:

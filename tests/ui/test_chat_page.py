@@ -68,6 +68,13 @@ def test_two_streams_come_as_one_and_both_end_when_it_is_stopped():
     assert sorted(closed) == ["a", "a", "b", "b"]
 
 
+def test_a_question_asked_before_the_browser_has_stored_the_last_answer_loses_nothing():
+    first = {"ask": "One?", "answers": {}}
+    assert answering._turns({"run": "run-1", "turns": [first]}, {}, "run-1@60") == [first]
+    assert answering._turns({"run": "run-2", "turns": [first]}, {"runs": {"run-1": []}}, "run-1") == []
+    assert answering._turns({}, {"runs": {"run-1": [first]}}, "run-1") == [first]
+
+
 def test_a_stream_that_fails_says_so():
     def broken():
         yield {"text": "so far"}

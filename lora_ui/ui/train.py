@@ -172,10 +172,10 @@ def _wire_edits(page: Page, p: Parts) -> None:
     for trigger, kept in ((p.token.input, tokens.keep), (p.token.blur, tokens.add)):
         done = page.on(trigger, kept, p.token, None, trigger_mode="always_last")
         page.on(done.then, edited, _inputs(page, p), _outputs(page, p))
-    for box in (p.model, p.name, p.gpu, *p.boxes):
-        # typing, and leaving a text box: what a browser fills in by itself is no typing
-        trigger = functools.partial(gr.on, [box.input, box.blur]) if isinstance(box, gr.Textbox) else box.input
-        page.on(trigger, edited, _inputs(page, p), _outputs(page, p), trigger_mode="always_last")
+    boxes = (p.model, p.name, p.gpu, *p.boxes)
+    # typing, and leaving a text box: what a browser fills in by itself is no typing. One event for all, so that an older answer never comes last
+    moments = [*(box.input for box in boxes), *(box.blur for box in boxes if isinstance(box, gr.Textbox))]
+    page.on(functools.partial(gr.on, moments), edited, _inputs(page, p), _outputs(page, p), trigger_mode="always_last")
 
     for control in p.controls:
         if control.field.kind in ("integer", "number") and isinstance(control.box, gr.Textbox):

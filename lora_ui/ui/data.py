@@ -12,7 +12,7 @@ import gradio as gr
 
 from lora_ui import data, errors
 from lora_ui.data import sources
-from lora_ui.ui import draft, looking, reading, report_card, row_view, tokens, trust
+from lora_ui.ui import draft, looking, reading, report_card, tokens, trust
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, panel
@@ -142,16 +142,14 @@ def _read(
     here = {"source": source, "mapping": mapping, "name": name, "digest": found.digest, "kept": kept, "first": peeked["first"]}
     here = looking.asked(home, remembered, here)
     now = looking.known(here, {})
-    place = looking.at(0, now, "chat")
     return {
         p.bring: gr.update(visible=False),
         p.status: gr.update(visible=False),
         p.there: gr.update(visible=True),
         p.foot: gr.update(visible=True),
         p.token_problem: gr.update(visible=False),
-        **{p.here: here, p.place: place},
+        **{p.here: here, **looking.moved(home, t, p, now, looking.at(0, now, "chat"))},
         **{**looking.checked(home, t, p, now), p.counts: ""},
-        p.row: row_view.row(home, t, now, place),
         p.view: "chat",
         page.memory: {**remembered, "source": source, "mapping": mapping, "data_name": name},
         **_columns(t, p, peeked, found.report["mapping"] or {}, opened=False),

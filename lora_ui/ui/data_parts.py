@@ -52,6 +52,7 @@ class Parts:
             self.use = gr.Button(t("data.use"), variant="primary", elem_id="use-data")
         self.halting = gr.State(None)  # the threading.Event that ends the reading under way
         self.here, self.place, self.count = gr.State({}), gr.State({}), gr.State({})
+        self.turn = gr.Textbox(visible=False)  # the turn of the place that the browser shows
         self.timer = gr.Timer(1)
 
     def _draw_bring(self, t: Words) -> None:
@@ -119,8 +120,8 @@ class Parts:
         """What a newly read source changes."""
         return [
             self.bring, self.status, self.halt, self.halting, self.file, self.token_problem, self.there, self.columns, self.foot, self.row,
-            *self.roles, self.first, self.map, self.other, self.view, self.here, self.place, self.summary, self.counts, self.lengths,
-            *self.board.parts,
+            *self.roles, self.first, self.map, self.other, self.view, self.here, self.place, self.turn, self.summary, self.counts,
+            self.lengths, *self.board.parts,
         ]  # fmt: skip
 
 

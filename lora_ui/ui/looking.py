@@ -47,8 +47,14 @@ def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[s
 def at(row: int, now: dict[str, Any], view: str, of: tuple[str, int, int] | None = None) -> dict[str, Any]:
     """A place in the data: the position of a row, how it is shown, and as which of a finding's rows (its place on the board, which, how
     many). `counted`: whether it was drawn with a token count; `now` as `known` gives it. The view stands here because the one that the
-    timer brings along is as old as its question."""
-    return {"at": row, "view": view, "of": of, "counted": now["prepared"] is not None, "turn": time.time_ns()}
+    timer brings along is as old as its question. `turn` goes to the browser beside what is drawn: until the timer brings it along, the
+    drawing is still under way and would undo what the timer draws."""
+    return {"at": row, "view": view, "of": of, "counted": now["prepared"] is not None, "turn": str(time.time_ns())}
+
+
+def moved(home: Home, t: Words, p: Parts, now: dict[str, Any], place: dict[str, Any]) -> dict[Any, Any]:
+    """A row is shown; `now` as `known` gives it."""
+    return {p.place: place, p.turn: place["turn"], p.row: row_view.row(home, t, now, place)}
 
 
 def known(here: dict[str, Any], count: dict[str, Any]) -> dict[str, Any]:
@@ -87,8 +93,8 @@ def wire(page: Page, p: Parts) -> None:
 def _wire_count(page: Page, p: Parts) -> None:
     home, t = page.home, page.t
 
-    def tick(request: gr.Request, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any]) -> dict[Any, Any]:
-        if "asked" not in here:
+    def tick(request: gr.Request, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], shown: str) -> dict[Any, Any]:
+        if "asked" not in here or shown != place["turn"]:
             return {p.count: gr.skip()}
         changed: dict[Any, Any] = {}
         if count.get("asked") != here["asked"]:
@@ -99,12 +105,12 @@ def _wire_count(page: Page, p: Parts) -> None:
         stage = row_view.stage(home, now)
         if stage and not place["counted"] and count["drawn"] != (place["turn"], stage):
             count = {**count, "drawn": (place["turn"], stage)}
-            shown = row_view.row(home, t, now, place)
-            changed |= {p.count: count, p.row: shown if place["view"] != "chat" or here["leave_out"] else gr.skip()}
+            row = row_view.row(home, t, now, place)
+            changed |= {p.count: count, p.row: row if place["view"] != "chat" or here["leave_out"] else gr.skip()}
         return changed or {p.count: gr.skip()}
 
     counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
-    page.on(p.timer.tick, tick, [p.here, p.place, p.count], counted, clears=False)
+    page.on(p.timer.tick, tick, [p.here, p.place, p.count, p.turn], counted, clears=False)
 
 
 def _begin(home: Home, t: Words, p: Parts, here: dict[str, Any], token: str | None) -> tuple[dict[str, Any], dict[Any, Any]]:
@@ -141,19 +147,18 @@ def _follow(
 
 
 def _wire_findings(page: Page, p: Parts) -> None:
-    home, t, memory = page.home, page.t, page.memory
+    home, t, memory, moving = page.home, page.t, page.memory, [p.place, p.turn, p.row]
 
-    def show(name: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+    def show(name: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
         """The first row of a finding; the next one when its rows are being shown already."""
         now = known(here, count)
         found = findings.listed(home, now)
         rows = findings.positions(home, here["digest"], found[name]) if name in found else []
         if not rows:
-            return gr.skip(), gr.skip()
+            return {p.place: gr.skip()}
         before = place["of"] or (None, -1, 0)
         which = (before[1] + 1) % len(rows) if before[0] == name else 0
-        place = at(rows[which], now, view, (name, which, len(rows)))
-        return place, row_view.row(home, t, now, place)
+        return moved(home, t, p, now, at(rows[which], now, view, (name, which, len(rows))))
 
     def choose(
         code: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], remembered: dict[str, Any], view: str
@@ -166,23 +171,23 @@ def _wire_findings(page: Page, p: Parts) -> None:
         now = known(here, {})
         place = at(place["at"], now, view)
         return {
-            **{memory: remembered, p.here: here, p.place: place},
-            **{**checked(home, t, p, now), p.row: row_view.row(home, t, now, place)},
+            **{memory: remembered, p.here: here, **moved(home, t, p, now, place)},
+            **checked(home, t, p, now),
         }
 
-    chosen = [memory, p.here, p.place, p.row, p.summary, p.counts, p.lengths, *p.board.parts]
+    chosen = [memory, p.here, *moving, p.summary, p.counts, p.lengths, *p.board.parts]
     to_row = "() => document.getElementById('row').scrollIntoView({block: 'nearest'})"
     for name, (_, _, rows, choice) in p.board.places.items():
-        shown = page.on(rows.click, functools.partial(show, name), [p.here, p.place, p.count, p.view], [p.place, p.row])
+        shown = page.on(rows.click, functools.partial(show, name), [p.here, p.place, p.count, p.view], moving)
         shown.then(None, None, None, js=to_row, api_visibility="private")
         if name in findings.CODES:
             page.on(choice.click, functools.partial(choose, name), [p.here, p.place, p.count, memory, p.view], chosen)
 
 
 def _wire_rows(page: Page, p: Parts) -> None:
-    home, t = page.home, page.t
+    home, t, moving = page.home, page.t, [p.place, p.turn, p.row]
 
-    def move(step: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+    def move(step: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
         last = here["kept"] - 1
         places = {
             "next": lambda: min(last, place["at"] + 1), "previous": lambda: max(0, place["at"] - 1),
@@ -190,16 +195,15 @@ def _wire_rows(page: Page, p: Parts) -> None:
             "shortest": lambda: row_view.ends(home, here["digest"])[0], "longest": lambda: row_view.ends(home, here["digest"])[1],
         }  # fmt: skip
         now = known(here, count)
-        place = at(places[step](), now, view, place["of"] if step == "stay" else None)
-        return place, row_view.row(home, t, now, place)
+        return moved(home, t, p, now, at(places[step](), now, view, place["of"] if step == "stay" else None))
 
     for trigger, step in (
         (p.next.click, "next"), (p.previous.click, "previous"), (p.random.click, "random"),
         (p.shortest.click, "shortest"), (p.longest.click, "longest"), (p.view.input, "stay"),
     ):  # fmt: skip
-        page.on(trigger, functools.partial(move, step), [p.here, p.place, p.count, p.view], [p.place, p.row])
+        page.on(trigger, functools.partial(move, step), [p.here, p.place, p.count, p.view], moving)
 
-    def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> tuple[Any, Any]:
+    def go_to(wanted: str, here: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
         asked_for = wanted.strip().lstrip("#")
         found = (
             np.flatnonzero(checks.marks(home, here["digest"])["row"] == int(asked_for))
@@ -209,10 +213,9 @@ def _wire_rows(page: Page, p: Parts) -> None:
         if not len(found):
             raise errors.NoSuchRow(row=asked_for or "?")
         now = known(here, count)
-        place = at(int(found[0]), now, view)
-        return place, row_view.row(home, t, now, place)
+        return moved(home, t, p, now, at(int(found[0]), now, view))
 
-    page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], [p.place, p.row], at=p.row_problem)
+    page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], moving, at=p.row_problem)
 
     def report(here: dict[str, Any], count: dict[str, Any]) -> Path:
         made = browser.folder() / "report.html"

@@ -188,14 +188,38 @@ def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, 
     expect(page.locator("#lengths rect.cut").first).to_be_visible(timeout=COUNTED)
 
 
+TICK = re.compile(r'"data":\[null,null,null,"\d*"\]')
+"""What the Data page's timer sends: three states that stay with the server, and the turn that is shown."""
+
+
+def test_the_count_waits_for_what_the_browser_still_waits_for(app, visit, file, small):
+    """The answer that shows the data comes late: the timer, which is faster, must not draw the count before it."""
+    page, t = visit()
+    with_small_model(page, t, app, small)
+    bring(page, t, file)
+    expect(page.locator("body")).to_contain_text(t("data.tokens_hint"), timeout=COUNTED)
+    page.get_by_role("button", name=t("data.change"), exact=True).first.click()
+    page.route("**/gradio_api/queue/data**", lambda route: held.append(route) if holding else route.continue_())
+    held, holding = [], [True]
+    with page.expect_request("**/gradio_api/queue/data**"):
+        page.locator("#upload input[type=file]").set_input_files(file)
+    for _ in range(3):
+        page.wait_for_event("response", lambda answer: bool(TICK.search(answer.request.post_data or "")))
+    holding.clear()
+    for route in held:
+        route.continue_()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=29))
+    expect(page.locator("body")).to_contain_text(t("data.tokens_hint"))
+
+
 def test_a_view_chosen_before_the_count_is_drawn_when_the_count_is_there(app, visit, file, small):
     page, t = visit()
     with_small_model(page, t, app, small)
     held, holding = [], [True]
 
     def hold(route):
-        """The timer's questions, which bring nothing but the three states, wait."""
-        if holding and '"data":[null,null,null]' in route.request.post_data:
+        """The timer's questions wait."""
+        if holding and TICK.search(route.request.post_data):
             held.append(route)
         else:
             route.continue_()

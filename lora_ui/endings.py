@@ -44,25 +44,40 @@ def reached(folder: Path) -> int:
     """The last step that was made, or the newest save point: by this a run that dies again is judged."""
     beat = said(folder / "heartbeat") or {}
     steps = int(beat["done"]) if beat.get("unit") == "steps" else 0
-    saved = [int(p.name.removeprefix("step-")) for p in (folder / "checkpoints").glob("step-[0-9]*")]
-    return max([steps, *saved])
+    return max(steps, saved(folder) or 0)
+
+
+def saved(folder: Path) -> int | None:
+    """The step of a run's newest save point."""
+    return max((int(p.name.removeprefix("step-")) for p in (folder / "checkpoints").glob("step-[0-9]*")), default=None)
+
+
+def kept(kind: str, folder: Path) -> errors.Say:
+    """What is safe, and where."""
+    if kind != "train":
+        return errors.Say("What was there before is as it was; resume starts this again.")
+    if (step := saved(folder)) is None:
+        return errors.Say("Nothing had been saved yet; resume starts it again.")
+    return errors.Say(
+        "Everything up to step {step} is saved in {folder}, the adapter too; resume goes on from there.", step=step, folder=str(folder)
+    )
 
 
 def certificate(job: Job, folder: Path, code: int | None) -> errors.LoraUIError:
     """`code`: the exit code, negative for a signal, None when nobody saw it end."""
-    step, last = reached(folder), last_words(folder)
+    step, last, safe = reached(folder), last_words(folder), kept(job.kind, folder)
     if (job.boot_id and job.boot_id != machine.boot_id()) or (job.started or time.time()) < psutil.boot_time() - 1:
-        return errors.MachineRestarted(step=step)
+        return errors.MachineRestarted(step=step, kept=safe)
     if code is None:
-        return errors.WorkerLost(step=step, detail=last)
+        return errors.WorkerLost(step=step, detail=last, kept=safe)
     if code >= 0:
-        return errors.WorkerDied(how=f"exit code {code}", detail=last)
+        return errors.WorkerDied(how=f"exit code {code}", detail=last, kept=safe)
     name = signal.Signals(-code).name
     if -code == signal.SIGKILL and machine.oom_kills() > (said(folder / "job.json") or {}).get("oom_kills", 0):
-        return errors.KilledForMemory(step=step)
+        return errors.KilledForMemory(step=step, kept=safe)
     if -code in _FROM_OUTSIDE:
-        return errors.KilledFromOutside(signal=name, step=step, detail=last)
-    return errors.WorkerDied(how=f"signal {name}", detail=last)
+        return errors.KilledFromOutside(signal=name, step=step, detail=last, kept=safe)
+    return errors.WorkerDied(how=f"signal {name}", detail=last, kept=safe)
 
 
 def last_words(folder: Path) -> str:

@@ -117,7 +117,11 @@ def ground(home: Home, raw: dict[str, Any], token: str | None = None) -> Ground:
 def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: int | None = None) -> dict[str, Any]:
     """What these settings would do: rows, steps, tokens, time, parameters, memory, decisions with reasons, findings. `gpu_memory`:
     bytes of a GPU that is not here, to ask whether it would fit there. Raises what `ground` raises."""
-    on = ground(home, raw, token)
+    return planned(home, ground(home, raw, token), gpu_memory)
+
+
+def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, Any]:
+    """As `plan`, of what was looked up already."""
     chosen, base, summary, here = on.chosen, on.base, on.summary, on.here
     decided, needed = memory.settle(base, chosen, on.rows, on.places(None)[0])
     used = usable_rows(home, chosen, on.dataset)
@@ -149,7 +153,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: 
         "decisions": {key: decision.as_dict() for key, decision in decided.items()},
         "idle": {key: reason.as_dict() for key, reason in effects.idle(chosen, base).items()},
         "in_vain": {key: reason.as_dict() for key, reason in effects.in_vain(chosen, base).items()},
-        "findings": [_finding(problem) for problem in on.unreachable + problems(home, chosen, on.dataset, base, counts)],
+        "findings": [_finding(problem) for problem in problems(home, on)],
         "prepare": on.asked,
     }
 
@@ -235,12 +239,11 @@ def _sides(home: Home, chosen: settings.Settings, used: int, token: str | None) 
     return used - aside, apart.report["kept"] if apart else aside
 
 
-def problems(
-    home: Home, chosen: settings.Settings, rows: data.Dataset, base: models.BaseModel, counts: dict[str, Any] | None
-) -> list[errors.LoraUIError]:
+def problems(home: Home, on: Ground) -> list[errors.LoraUIError]:
     """What makes a start pointless, most basic first."""
-    found: list[errors.LoraUIError] = []
-    used = usable_rows(home, chosen, rows)
+    chosen, base, found = on.chosen, on.base, [*on.unreachable]
+    counts = fit.parameters(base.config, chosen.adapter) if base.config else None
+    used = usable_rows(home, chosen, on.dataset)
     held_out = presets.held_out(chosen, used).value
     if used - held_out < 1:
         found.append(errors.NothingLeftToTrain(rows=used, held_out=held_out))

@@ -82,7 +82,7 @@ def _put_back(jobs: Jobs, folder: Path, kind: str) -> bool:
     elif alive:
         row |= {"state": "running", "lease": spec.get("lease"), **{name: beat[name] for name in ("pid", "pid_start", "boot_id")}}
     else:
-        lost = errors.WorkerLost(step=endings.reached(folder), detail=endings.last_words(folder))
+        lost = errors.WorkerLost(step=endings.reached(folder), detail=endings.last_words(folder), kept=endings.kept(spec["kind"], folder))
         row |= {"state": "interrupted", "error": lost.as_dict(), "ended": written}
     jobs.put_back(row)
     return True

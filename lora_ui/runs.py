@@ -5,10 +5,11 @@ from __future__ import annotations
 import secrets
 import time
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
+from lora_ui import chats, data, endings, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, WAITING, Job, Jobs
@@ -103,17 +104,15 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
     }
 
 
-def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> tuple[settings.Settings, data.Dataset, models.BaseModel]:
-    """The settings, rows and base model of a run that can start. Raises the first problem that stands in the way."""
-    chosen = settings.parse(raw)
-    rows = preflight.dataset(home, chosen, token)
-    if rows.report["confidence"] == "by hand" and not chosen.data.mapping:  # columns chosen for an earlier file: the recipe says them
-        chosen = settings.parse(settings.merge(raw, {"data": {"mapping": rows.report["mapping"]}}))
-    base = preflight.base_model(home, chosen, token)
-    counts = fit.parameters(base.config, chosen.adapter) if base.config else None
-    for problem in preflight.problems(home, chosen, rows, base, counts):
+def startable(home: Home, raw: dict[str, Any], token: str | None = None) -> preflight.Ground:
+    """What a run that can start stands on: settings, rows, base model. Raises the first problem that stands in the way."""
+    on = preflight.ground(home, raw, token)
+    for problem in preflight.problems(home, on):
         raise problem
-    return chosen, rows, base
+    found = on.dataset.report
+    if found["confidence"] == "by hand" and not on.chosen.data.mapping:  # columns chosen for an earlier file: the recipe says them
+        return replace(on, chosen=settings.parse(settings.merge(raw, {"data": {"mapping": found["mapping"]}})))
+    return on
 
 
 def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", preset: str | None = None, token: str | None = None) -> Job:
@@ -123,8 +122,8 @@ def start(home: Home, raw: dict[str, Any], key: str | None, name: str = "", pres
 
 def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = None, token: str | None = None) -> dict[str, Any]:
     """What the worker of a run is told. Raises the first problem that stands in the way."""
-    chosen, rows, base = startable(home, raw, token)
-    coming = preflight.plan(home, raw, token)
+    on = startable(home, raw, token)
+    chosen, rows, base, coming = on.chosen, on.dataset, on.base, preflight.planned(home, on)
     return {
         "settings": chosen.model_dump(),
         "header": {"title": name or rows.name, "from": preset, "data": rows.name, "digest": rows.digest, "revision": base.revision},
@@ -216,6 +215,7 @@ def show(home: Home, id: str) -> dict[str, Any]:
             "last": after[-1] if after else None,
         },
         "saved_step": result.get("saved_step"),
+        "save_point": endings.saved(home.run(id)),
         "tokens_per_second": result.get("tokens_per_second") or (sorted(speeds)[len(speeds) // 2] if speeds else None),
         "memory": result.get("memory") or {"predicted_bytes": None, "measured_bytes": None},
         "trainable_parameters": result.get("trainable_parameters"),

@@ -98,7 +98,7 @@ class Supervisor:
             write_json(folder / "job.json", {**spec, **known})
             self.jobs.started(job.id, *self.executor.start(job, folder, token))
         except OSError as e:
-            died = errors.WorkerDied(how="it could not be started", detail=e.strerror or str(e))
+            died = errors.WorkerDied(how="it could not be started", detail=e.strerror or str(e), kept=endings.kept(job.kind, folder))
             self.jobs.ended(job.id, "failed", died.as_dict(), None)
 
     def _look_after(self, job: Job, now: float) -> None:
@@ -152,8 +152,8 @@ class Supervisor:
         self.executor.sweep(folder)
         _, taken = self.asked.pop(job.id, (0.0, 0))
         if job.stop_asked is not None and not outcome:
-            forced = errors.EndedByForce(step=endings.reached(folder)).as_dict() if taken == 3 else None
-            return self.jobs.ended(job.id, "stopped", forced, None)
+            forced = errors.EndedByForce(step=endings.reached(folder), kept=endings.kept(job.kind, folder))
+            return self.jobs.ended(job.id, "stopped", forced.as_dict() if taken == 3 else None, None)
         if outcome and (outcome["state"] != "stopped" or job.stop_asked is not None or job.kind not in endings.GOES_ON):
             return self.jobs.ended(job.id, outcome["state"], outcome["error"], outcome["result"])
         died = endings.certificate(job, folder, -signal.SIGTERM if outcome else code)

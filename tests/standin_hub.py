@@ -10,6 +10,7 @@ ones refuse it; any other token is unknown.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -83,7 +84,7 @@ def refusal(status: int, message: str, code: str = "") -> Response:
 
 
 class StandinHub:
-    """`with StandinHub() as hub:` serves at `hub.url`. `hub.refuse["/commit/"] = 503` makes requests whose path holds that text fail."""
+    """`with StandinHub() as hub:` serves at `hub.url`. `hub.refuse["POST /api"] = 503` refuses what has that in it; 0 never answers."""
 
     write_token, read_token, user, team = WRITE_TOKEN, READ_TOKEN, USER, TEAM
 
@@ -182,9 +183,12 @@ def make_app(hub: StandinHub) -> FastAPI:
 
     @app.middleware("http")
     async def record(request: Request, follow: Any) -> Response:
-        status = next((s for part, s in hub.refuse.items() if part in request.url.path), None)
-        answer = refusal(status, "refused for this test") if status else await follow(request)
+        status = next((s for part, s in hub.refuse.items() if part in f"{request.method} {request.url.path}"), None)
         path = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        if status == 0:
+            hub.log.append(Logged(request.method, path, dict(request.headers), 0))
+            await asyncio.Event().wait()
+        answer = refusal(status, "refused for this test") if status else await follow(request)
         hub.log.append(Logged(request.method, path, dict(request.headers), answer.status_code))
         return answer
 
@@ -354,8 +358,8 @@ def add_pull(app: FastAPI, hub: StandinHub) -> None:
     @app.get("/api/{kind}s")
     async def search(kind: str, search: str = "", limit: int = 100) -> Any:
         """As the Hub: the words in any place of the id, private ones left out."""
-        found = [r for r in hub.repos.values() if r.kind == kind and not r.private and search.lower() in r.id.lower()]
-        return [info(r, r.sha, r.files) for r in found[:limit]]
+        found = (r for r in hub.repos.values() if r.kind == kind and not r.private and search.lower() in r.id.lower())
+        return [info(r, r.sha, r.files) for r in found][:limit]
 
     @app.get("/api/models/{name}")
     async def without_owner(name: str, request: Request) -> Any:

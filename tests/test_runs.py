@@ -20,7 +20,7 @@ def test_columns_remembered_from_an_earlier_file_stand_in_the_recipe(home, raw):
         runs.startable(home, raw)
     chosen = {"user": "colour", "assistant": "weight"}
     data.load(home, raw["data"]["source"], chosen)
-    assert runs.startable(home, raw)[0].data.mapping == chosen
+    assert runs.startable(home, raw).chosen.data.mapping == chosen
 
 
 def test_a_plan_says_numbers_before_anything_is_counted(home, raw):

@@ -248,7 +248,11 @@ def test_each_end_has_its_own_certificate(home, boss, code, boot, kills, kind):
     write_json(home.run(job.id) / "job.json", {**spec, "oom_kills": machine.oom_kills() + kills})
     there = replace(boss.jobs.get(job.id), boot_id=boot or machine.boot_id())
     made = endings.certificate(there, home.run(job.id), code)
-    assert made.kind == kind and made.message and made.fix
+    assert made.kind == kind and made.message and "Nothing had been saved yet" in made.fix
+    (home.run(job.id) / "checkpoints" / "step-000040").mkdir(parents=True)
+    made = endings.certificate(there, home.run(job.id), code)
+    assert f"Everything up to step 40 is saved in {home.run(job.id)}, the adapter too" in made.fix
+    assert "What was there before is as it was" in endings.certificate(replace(there, kind="merge"), home.run(job.id), code).fix
 
 
 def test_no_sign_of_life_is_said_with_the_stacks_kept_and_taken_back_when_it_moves(home, boss):

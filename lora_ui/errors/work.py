@@ -50,37 +50,37 @@ class SupervisorDidNotStart(LoraUIError):
 class WorkerDied(LoraUIError):
     message = "The process doing this work ended unexpectedly ({how})."
     cause = "{detail}"
-    fix = "What was saved is kept. Look at the log, then resume."
+    fix = "{kept} Look at the log first."
 
 
 class KilledForMemory(LoraUIError):
     message = "The system ended this at step {step}, because memory ran out."
     cause = "The kernel kills the largest process when memory is full, and counted one more."
-    fix = "Close other programs, or start again with 4-bit, shorter rows (max_length) or fewer rows at once."
+    fix = "{kept} Before that, close other programs; or start again with 4-bit, shorter rows (max_length) or fewer rows at once."
 
 
 class KilledFromOutside(LoraUIError):
     message = "The process doing this work was ended from outside at step {step} ({signal})."
     cause = "A person, a program or the system sent it that signal. {detail}"
-    fix = "What was saved is kept. Resume goes on from the last save point."
+    fix = "{kept}"
 
 
 class MachineRestarted(LoraUIError):
     message = "The computer restarted at step {step}."
     cause = "It was switched off, lost power or was restarted while this ran."
-    fix = "What was saved is kept. Resume goes on from the last save point."
+    fix = "{kept}"
 
 
 class WorkerLost(LoraUIError):
     message = "The process doing this work is gone since step {step}."
     cause = "It ended while nothing watched it. {detail}"
-    fix = "What was saved is kept. Resume goes on from the last save point."
+    fix = "{kept}"
 
 
 class EndedByForce(LoraUIError):
     message = "It did not stop when asked, so it was ended at step {step}."
     cause = "The process did not answer in time."
-    fix = "What its last save point holds is kept; resume goes on from there."
+    fix = "{kept}"
 
 
 class DatabaseDamaged(LoraUIError):

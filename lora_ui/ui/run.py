@@ -229,18 +229,19 @@ ASKS_FOR_TOKEN = ("TokenMissing", "TokenRejected", "GatedModel", "ModelNotFound"
 """Failures that another try with a Hub token can mend."""
 
 
-def _less_memory(chosen: dict[str, Any]) -> dict[str, Any]:
+def _less_memory(run: Run) -> dict[str, Any]:
     """The cheapest way to less memory: one row at once; if that is so already, rows half as long."""
-    training = chosen["training"]
+    chosen, training = run["settings"], run["settings"]["training"]
     if training["per_device_train_batch_size"] != 1:
         return {**chosen, "training": {**training, "per_device_train_batch_size": 1}}
     length = training["max_length"] if isinstance(training["max_length"], int) else 1024
     return {**chosen, "training": {**training, "max_length": max(32, length // 2)}}
 
 
-def _half_rate(chosen: dict[str, Any]) -> dict[str, Any]:
-    training = chosen["training"]
-    return {**chosen, "training": {**training, "learning_rate": training["learning_rate"] / 2}}
+def _half_rate(run: Run) -> dict[str, Any]:
+    """Half of the rate that failed: its worker wrote down what going on would take."""
+    half = {"learning_rate": run["decisions"]["training.learning_rate"]["value"]}
+    return {**run["settings"], "training": {**run["settings"]["training"], **half}}
 
 
 FIXES = {
@@ -248,7 +249,7 @@ FIXES = {
     "KilledForMemory": ("runs.fix_memory", _less_memory),
     "LossDiverged": ("runs.fix_rate", _half_rate),
 }
-"""Failures whose fix is a new run with other settings: the button's word and the change."""
+"""Failures whose fix is a new run with other settings: the button's word, and those settings."""
 
 
 def _curves_mark(run: Run, every_step: bool) -> tuple[Any, ...]:
@@ -334,7 +335,7 @@ def _wire_actions(page: Page, p: SimpleNamespace) -> None:
         run = runs.show(home, id_of(request))
         if (fix := FIXES.get((run["error"] or {"kind": ""})["kind"])) is None:  # it went on since, from another tab
             raise errors.IllegalMove(id=run["id"], state=run["state"], wanted="mended", legal="failed")
-        return _draft(home, memory, run, fix[1](run["settings"])), "/train"
+        return _draft(home, memory, run, fix[1](run)), "/train"
 
     page.on(p.copy.click, copy, page.memory, [page.memory, onward])
     page.on(p.fix.click, mend, page.memory, [page.memory, onward])

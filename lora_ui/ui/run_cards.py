@@ -120,7 +120,7 @@ def truth(t: Words, run: Run) -> str:
         best = t("runs.truth.saved", step=number(run["saved_step"])) if run.get("saved_step") else ""
         return t("runs.join").join(part for part in (said, verdict(t, run), best) if part)
     if state in ("stopped", "interrupted"):
-        kept = "kept" if run.get("adapter_path") or run.get("step") else "early"
+        kept = "kept" if run.get("adapter_path") or run.get("save_point") else "lost" if run.get("step") else "early"
         return t(f"runs.truth.{state}_{kept}", step=number(run.get("step") or 0), total=number(run.get("total_steps") or 0))
     return t("runs.truth.failed", step=number(run.get("step") or 0))
 
@@ -220,7 +220,7 @@ def news(t: Words, run: Run) -> str:
 
 def next_steps(t: Words, run: Run) -> str:
     """The links after the end: chat first, then ship. Empty while there is nothing to talk to."""
-    if run["state"] not in ("finished", "stopped") or not run.get("adapter_path"):
+    if run["state"] not in ENDED or not run.get("adapter_path"):
         return ""
     main = " primary" if run["state"] == "finished" else ""
     id = esc(run["id"])

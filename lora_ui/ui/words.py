@@ -68,7 +68,10 @@ class Words:
             values["problems"] = "\n".join(self.say(line) for line in error["values"]["lines"])
         if error["kind"] == "BrokenRows":
             values["problems"] = self._lines(error["values"])
-        return {part: text.format(**values) for part, text in zip(("message", "cause", "fix"), known)}
+        try:
+            return {part: text.format(**values) for part, text in zip(("message", "cause", "fix"), known)}
+        except KeyError:  # of an earlier version, whose words needed less
+            return {part: error[part] for part in ("message", "cause", "fix")}
 
     def _lines(self, values: dict[str, Any]) -> str:
         """The quoted lines of BrokenRows, each with its reason: `lines` and `why` say what `problems` says in English."""

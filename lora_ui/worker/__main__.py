@@ -10,6 +10,7 @@ import faulthandler
 import importlib
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -60,6 +61,7 @@ def main(folder: Path, again: bool = False) -> int:
         if not isinstance(e, errors.LoraUIError):
             error["traceback"] = clean(f"{machine.versions()}\n{report}")
         error = _cleaned(error, clean)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the last word is not broken off
     said.end()
     job.phase("ended")
     phases = {k: round(v, 3) for k, v in job.phases.items()}
@@ -104,4 +106,4 @@ def _start_again(token: str | None) -> None:
 if __name__ == "__main__":
     faulthandler.enable()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    sys.exit(main(Path(sys.argv[1]), AGAIN in sys.argv[2:]))
+    os._exit(main(Path(sys.argv[1]), AGAIN in sys.argv[2:]))  # a thread that waits for a Hub would keep this process

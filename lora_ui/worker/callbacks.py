@@ -82,7 +82,8 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
     ) -> None:
         self._tested(metrics["eval_loss"], state.global_step)
-        control.should_training_stop |= self.enough
+        if self.enough:
+            control.should_training_stop = control.should_save = True
 
     def _tested(self, loss: float, step: int) -> None:
         if self.best is None or loss < self.best[0]:

@@ -22,6 +22,8 @@ from lora_ui.worker import place
 
 STAGING = ".staging"
 MANIFEST = "manifest.json"
+_TO_GO_ON = ("*.pt", "*.pth", "trainer_state.json", "counters.json", MANIFEST, "README.md")
+"""Files of a save point that only its run needs, and PEFT's card: ours is written when the adapter is published."""
 _ON_THE_WAY = (
     "training.per_device_train_batch_size",
     "training.gradient_accumulation_steps",
@@ -45,6 +47,21 @@ def commit(staged: Path, checkpoints: Path, step: int, settings: str) -> Path:
     final = checkpoints / f"step-{step:06d}"
     place.publish(staged, final)
     return final
+
+
+def publish_adapter(point: Path, target: Path, base_model: str | None) -> None:
+    """What a save point has learned as a plain PEFT folder with tokenizer and template, whole or not there: usable however the run ends.
+    `base_model`: its name on the Hub; without one PEFT's local path stays, which is where it is."""
+    building = target.with_name(".tmp-adapter")
+    shutil.rmtree(building, ignore_errors=True)
+    try:
+        shutil.copytree(point, building, ignore=shutil.ignore_patterns(*_TO_GO_ON))
+        if base_model:
+            config = read_json(building / "adapter_config.json")
+            write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": base_model})
+        place.publish(building, target)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
 
 
 def rotate(checkpoints: Path, keep: int, best_step: int | None) -> None:

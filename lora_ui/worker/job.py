@@ -12,12 +12,16 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lora_ui import machine
 from lora_ui.home import Home, read_json, write_json
 from lora_ui.worker import disk
+
+T = TypeVar("T")
 
 
 class Stopped(Exception):
@@ -57,6 +61,23 @@ class Job:
         self.moved = time.time()
         if self.stopping.is_set():
             raise Stopped
+
+    def apart(self, work: Callable[[], T]) -> T:
+        """What `work` returns or raises, in a thread of its own: a Hub that does not answer keeps nobody from stopping. Raises Stopped as
+        soon as that is asked for; what then still waits ends with this process."""
+        told: Future[T] = Future()
+
+        def do() -> None:
+            try:
+                told.set_result(work())
+            except BaseException as e:  # raised where it is waited for
+                told.set_exception(e)
+
+        threading.Thread(target=do, daemon=True).start()
+        while not told.done():
+            self.check()
+            wait([told], timeout=0.1)
+        return told.result()
 
     def phase(self, name: str) -> None:
         """End the phase before and start `name`; both are timed (seconds, summed over repeats)."""

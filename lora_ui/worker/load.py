@@ -36,7 +36,7 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
     """
     from lora_ui.worker import starter
 
-    base = models.find(job.home, base_model, revision, job.token)
+    base = _find(job, base_model, revision)
     if base.kind == "starter":
         return starter.folder(job)
     if base.kind == "hub":
@@ -48,10 +48,14 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
 def tokenizer_folder(job: Job, base_model: str, revision: str | None) -> Path:
     """As `local_folder`, but of a Hub model only the tokenizer and configuration are fetched: rows are shown before gigabytes of
     weights are."""
-    base = models.find(job.home, base_model, revision, job.token)
+    base = _find(job, base_model, revision)
     if base.kind == "hub":
         return snapshot(job, base.name, base.revision or revision, wanted=WORDS)
     return local_folder(job, base_model, revision)
+
+
+def _find(job: Job, base_model: str, revision: str | None) -> models.BaseModel:
+    return job.apart(lambda: models.find(job.home, base_model, revision, job.token))
 
 
 def base_of_run(job: Job, run_id: str) -> Path:
@@ -89,10 +93,8 @@ def snapshot(job: Job, repo: str, revision: str | None, to: Path | None = None, 
     job.phase("download")
     with hub.explained(repo, revision=revision):
         bar = type("Bar", (_Bar,), {"job": job})
-        folder = snapshot_download(
-            repo, revision=revision, token=job.token, allow_patterns=wanted, ignore_patterns=NOT_WANTED, tqdm_class=bar, local_dir=to
-        )
-    return Path(folder)
+        asked: dict[str, Any] = {"allow_patterns": wanted, "ignore_patterns": NOT_WANTED, "tqdm_class": bar, "local_dir": to}
+        return Path(job.apart(lambda: snapshot_download(repo, revision=revision, token=job.token, **asked)))
 
 
 class _Bar(tqdm):

@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 import json
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +41,12 @@ def run(job: Job) -> dict[str, Any]:
     began = time.monotonic()
     run_id, merged, public = job.params["run_id"], job.params["merged"], job.params["public"]
     job.phase("check")
-    repo = hub.check_write(job.token, job.params["repo"])["repo"]
+    repo = job.apart(lambda: hub.check_write(job.token, job.params["repo"]))["repo"]
     made = card.read(job.home, run_id)
     files = _files(job, merged, made)
     api = HfApi(token=job.token)
     with hub.explained(repo):
-        head = _prepare_repo(api, repo, run_id, public)
+        head = job.apart(lambda: _prepare_repo(api, repo, run_id, public))
         readme = card.write(made, repo, merged, made.asked.get("licence"))
         files.append(CommitOperationAdd("README.md", readme.encode()))
         job.phase("upload")
@@ -100,12 +101,13 @@ def _made_from(api: HfApi, repo: str) -> str | None:
 
 
 def _upload(job: Job, api: HfApi, repo: str, files: list[CommitOperationAdd], head: str) -> str:
-    """Large files one by one, then everything in one commit on top of `head`; the commit's id."""
+    """Large files one by one, then everything in one commit on top of `head`; the commit's id. From the commit on a first request to stop
+    is not heard: what is published is said to be."""
     total, done = sum(file.upload_info.size for file in files), 0
     for file in files:
         job.check()
         job.progress(done, total, "bytes")
-        api.preupload_lfs_files(repo, additions=[file])
+        job.apart(partial(api.preupload_lfs_files, repo, additions=[file]))
         done += file.upload_info.size
     job.check()
     names = {file.path_in_repo for file in files}

@@ -42,7 +42,7 @@ def folder(job: Job) -> Path:
 
 
 def _from_hub(job: Job, folder: Path) -> dict[str, Any]:
-    revision = hub.get(f"/api/models/{models.STARTER_REPO}", job.token, models.STARTER_REPO)["sha"]
+    revision = job.apart(lambda: hub.get(f"/api/models/{models.STARTER_REPO}", job.token, models.STARTER_REPO))["sha"]
     load.snapshot(job, models.STARTER_REPO, revision, to=folder)
     shutil.rmtree(folder / ".cache", ignore_errors=True)
     return {"origin": "hub", "name": models.STARTER_REPO, "revision": revision, "sha256": sha256(folder / "model.safetensors")}

@@ -19,7 +19,7 @@ from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
 from lora_ui.models import BaseModel
 from lora_ui.presets import Decision
-from lora_ui.worker import checkpoints, disk, place, shortage
+from lora_ui.worker import checkpoints, disk, shortage
 from lora_ui.worker.job import Again, Job, Stopped
 
 
@@ -32,11 +32,9 @@ def run(job: Job) -> dict[str, Any]:
 
     job.check()  # each of these takes seconds on a slow disk
     from datasets import disable_progress_bars
-    from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
+    from peft import LoraConfig, get_peft_model
 
     job.check()
-    from safetensors.torch import load_file
-
     from lora_ui.worker import load, prepare
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
@@ -85,6 +83,7 @@ def run(job: Job) -> dict[str, Any]:
         model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
     )
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
+    trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
     if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
@@ -105,23 +104,17 @@ def run(job: Job) -> dict[str, Any]:
 
     # Keep the best point if a save point of it exists, else the last.
     job.phase("save")
-    saved_step = trainer.state.global_step
     best = points / f"step-{watch.best_step or 0:06d}"
-    if not job.stopping.is_set() and checkpoints.damage(best) is None:
-        set_peft_model_state_dict(trainer.model, load_file(best / "adapter_model.safetensors"))
-        saved_step = watch.best_step
-    else:
-        trainer.check_numbers()
-    hub_name = chosen.model.base_model if job.params["base_kind"] == "hub" else None
+    kept = best if not job.stopping.is_set() and checkpoints.damage(best) is None else checkpoints.points(points)[0]
     with disk.explained(job.folder):
-        _save_adapter(trainer.model, tokenizer, job.folder / "adapter", hub_name)
+        checkpoints.publish_adapter(kept, job.folder / "adapter", trainer.base_model)
     shutil.rmtree(cache, ignore_errors=True)
     shutil.rmtree(arguments.output_dir, ignore_errors=True)
     result = {
         **_losses(job.folder / "metrics.jsonl"),
         "step": trainer.state.global_step,
         "total_steps": trainer.state.max_steps,
-        "saved_step": saved_step,
+        "saved_step": checkpoints.step_of(kept),
         "trainable_parameters": trainable,
         "all_parameters": everything,
         "memory": {"predicted_bytes": job.params.get("predicted_bytes"), "measured_bytes": _peak_bytes(device)},
@@ -258,22 +251,6 @@ def _forget_later_points(path: Path, last_good: Path | None) -> None:
     """A resumed run repeats the steps after its save point: their old points would stand twice."""
     step = checkpoints.step_of(last_good) if last_good else -1
     metrics.rewrite(path, [row for row in metrics.read(path) if row["step"] <= step])
-
-
-def _save_adapter(model: Any, tokenizer: Any, target: Path, hub_name: str | None) -> None:
-    """A plain PEFT folder with tokenizer and template, whole or not there."""
-    building = target.with_name(".tmp-adapter")
-    shutil.rmtree(building, ignore_errors=True)
-    try:
-        model.save_pretrained(building)
-        (building / "README.md").unlink(missing_ok=True)  # PEFT's card; ours is written when the adapter is published
-        if hub_name:  # else PEFT's local path stays, which is where the base is
-            config = read_json(building / "adapter_config.json")
-            write_json(building / "adapter_config.json", {**config, "base_model_name_or_path": hub_name})
-        tokenizer.save_pretrained(building)
-        place.publish(building, target)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
 
 
 def _losses(path: Path) -> dict[str, Any]:

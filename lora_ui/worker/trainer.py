@@ -26,6 +26,8 @@ class SavingTrainer(SFTTrainer):
     watch: Watch
     settings: str
     """Their digest."""
+    base_model: str | None
+    """The Hub's name of it, if it has one."""
 
     def go_on(self, point: Path | None) -> None:
         """Train to the end, from the start or from a save point. One of the last step is only loaded: transformers would train a step
@@ -48,7 +50,8 @@ class SavingTrainer(SFTTrainer):
                 super()._save_checkpoint(model, trial)
                 (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle with absolute paths; nothing here reads it
                 write_json(staged / COUNTERS, self._counters())
-                checkpoints.commit(staged, folder, step, self.settings)
+                point = checkpoints.commit(staged, folder, step, self.settings)
+                checkpoints.publish_adapter(point, folder.with_name("adapter"), self.base_model)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
         checkpoints.rotate(folder, self.keep, self.watch.best_step)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +112,12 @@ class Chaos:
             assert not self.workers(), self.workers()
 
     def _kill_once(self, id: str) -> int:
-        victim = self.draw.choices(["worker", "worker inside a save", "supervisor", "web"], [45, 25, 20, 10 if self.web else 0])[0]
+        victims = {"worker": 20, "worker that learns": 25, "worker inside a save": 25, "supervisor": 20, "web": 10 if self.web else 0}
+        victim = self.draw.choices(list(victims), list(victims.values()))[0]
         if victim == "worker inside a save":
             self._until_saving(id)
+        elif victim == "worker that learns":
+            self._until(id, lambda: runs.job(self.home, id)["phase"] == "train", 1.0)
         else:
             self.rest(self.draw.expovariate(1 / 2.5))
         job = self.jobs.get(id)
@@ -139,10 +143,15 @@ class Chaos:
         return 1
 
     def _until_saving(self, id: str) -> None:
-        staging, deadline = self.home.run(id) / "checkpoints" / ".staging", time.monotonic() + 20
-        while not any(staging.glob("*")) and self.jobs.get(id).state not in ENDED and time.monotonic() < deadline:
+        staging = self.home.run(id) / "checkpoints" / ".staging"
+        self._until(id, lambda: any(staging.glob("*")), 0.06)
+
+    def _until(self, id: str, when: Callable[[], bool], later: float) -> None:
+        """An instant within so many seconds after `when`, or the end of the run."""
+        deadline = time.monotonic() + 20
+        while not when() and self.jobs.get(id).state not in ENDED and time.monotonic() < deadline:
             self.rest(0.0005)
-        self.rest(self.draw.uniform(0, 0.06))
+        self.rest(self.draw.uniform(0, later))
 
     # stopping
 

@@ -9,19 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from lora_ui import metrics, preflight, runs
+from lora_ui import metrics, runs
 from lora_ui.home import REPOSITORY, Home, read_json, write_json
 from lora_ui.worker.job import Job
 
 
 def folder_of(home: Home, raw: dict[str, Any], id: str) -> Path:
     """The run's folder with its `job.json`, as the supervisor leaves it for the worker."""
-    chosen, rows, base = runs.startable(home, raw)
+    on = runs.startable(home, raw)
     params = {
-        "settings": chosen.model_dump(),
-        "header": {"title": id, "from": None, "data": rows.name, "digest": rows.digest, "revision": base.revision},
-        "prepare": preflight.plan(home, raw)["prepare"],
-        "base_kind": base.kind,
+        "settings": on.chosen.model_dump(),
+        "header": {"title": id, "from": None, "data": on.dataset.name, "digest": on.dataset.digest, "revision": on.base.revision},
+        "prepare": on.asked,
+        "base_kind": on.base.kind,
     }
     folder = home.run(id)
     folder.mkdir(parents=True, exist_ok=True)

@@ -100,7 +100,7 @@ def test_a_loss_that_is_no_number_between_two_points_is_not_saved(tmp_path: Path
     newest = checkpoints.points(folder / "checkpoints")[0]
     assert checkpoints.step_of(newest) == step - 1
     assert all(bool(torch.isfinite(w).all()) for w in load_file(newest / "adapter_model.safetensors").values())
-    assert not (folder / "adapter").exists()
+    assert (folder / "adapter" / "adapter_model.safetensors").read_bytes() == (newest / "adapter_model.safetensors").read_bytes()
     rate = read_json(folder / "decided.json")["training.learning_rate"]
     assert (rate["value"], f"at step {step}" in rate["reason"]) == (2.5e-3, True)
 
@@ -136,8 +136,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize(
     ("event", "suffix", "needed"),
-    [("os.rename", "step-000002", "90 MB"), ("os.mkdir", "checkpoint-4", "more")],
-    ids=["before", "while saving"],
+    [("os.rename", "full/adapter", "90 MB"), ("os.mkdir", "checkpoint-4", "more"), ("os.rename", "step-000002", "more")],
+    ids=["before", "while saving", "before the adapter is copied"],
 )
 def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
     tmp_path: Path, small_disk: Path, event: str, suffix: str, needed: str
@@ -152,7 +152,7 @@ def test_a_disk_that_fills_up_costs_no_save_point_and_the_run_goes_on_later(
     assert told["error"]["message"].startswith(f"There is not enough space on the disk: {needed} needed")
     assert [p.name for p in checkpoints.points(folder / "checkpoints")] == ["step-000002"]
     assert checkpoints.damage(folder / "checkpoints" / "step-000002") is None
-    assert not list(folder.glob("checkpoints/.staging/checkpoint-*"))
+    assert not [*folder.glob("checkpoints/.staging/checkpoint-*"), *folder.glob(".tmp-*")]
     assert not list(folder.glob(".heartbeat*"))
     filler.unlink()
     assert ended(folder)["result"]["resumed_from"] == "step-000002"
@@ -175,6 +175,7 @@ def test_a_file_size_limit_is_a_full_disk_too(tmp_path: Path) -> None:
     told = ended(folder, PYTHONPATH=path)
     assert (told["state"], told["error"]["kind"]) == ("failed", "DiskFull"), told
     assert checkpoints.points(folder / "checkpoints") == []
+    assert not (folder / "adapter").exists()
 
 
 def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:

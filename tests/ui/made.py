@@ -113,7 +113,11 @@ def every_state(home: Home) -> dict[str, str]:
         "failed": ended(home, "failed", HOSTILE, step=8, error=errors.OutOfMemory(device="the GPU", step=8, detail="CUDA out of memory.")),
         "stopped": ended(home, "stopped", "calm-owl", step=40),
         "interrupted": ended(
-            home, "interrupted", "swift-hare", step=40, error=errors.WorkerDied(how="signal 9", detail="It wrote nothing to its log.")
+            home,
+            "interrupted",
+            "swift-hare",
+            step=40,
+            error=errors.WorkerDied(how="signal 9", detail="It wrote nothing to its log.", kept=""),
         ),
         "running": running(home, "quiet-otter"),
     }

@@ -2,11 +2,13 @@
 
 import math
 import re
+import shutil
 
 import pytest
 from playwright.sync_api import expect
 
 from lora_ui import errors, runs
+from lora_ui.home import write_json
 from lora_ui.jobs import Jobs
 from lora_ui.ui import charts, run, run_cards
 from lora_ui.ui import runs as runs_page
@@ -76,17 +78,31 @@ def test_the_time_left_is_a_range_at_first(t):
 )
 def test_a_known_failure_offers_its_fix(home, t, error, change):
     id = made.ended(home, "failed", step=8, error=error)
+    write_json(home.run(id) / "decided.json", {**made.DECIDED, "training.learning_rate": {"value": 1e-4, "reason": "half"}})
     shown = runs.show(home, id)
     switches = run._switches(t, shown)
     assert switches["fix"]["visible"] and switches["fix"]["variant"] == "primary" and switches["go_on"]["variant"] == "secondary"
-    mended = run.FIXES[error.kind][1](shown["settings"])
+    mended = run.FIXES[error.kind][1](shown)
     assert {k: v for k, v in mended["training"].items() if shown["settings"]["training"][k] != v} == change
     memory = run._draft(home, {"run": id}, shown, mended)
     assert memory["settings"]["training"].items() >= change.items() and memory["source"] == "example" and memory["run"] == id
 
 
+@pytest.mark.parametrize("state", ["stopped", "interrupted"])
+def test_what_is_said_to_be_kept_is_there(home, t, state):
+    id = made.ended(home, state, step=40)
+    shutil.rmtree(home.run(id) / "adapter", ignore_errors=True)
+    told = {"step": "40", "total": str(made.STEPS)}
+    assert run_cards.truth(t, runs.show(home, id)) == t(f"runs.truth.{state}_lost", **told)
+    (home.run(id) / "checkpoints" / "step-000020").mkdir(parents=True)
+    assert run_cards.truth(t, runs.show(home, id)) == t(f"runs.truth.{state}_kept", **told)
+    assert not run_cards.next_steps(t, runs.show(home, id))
+    (home.run(id) / "adapter").mkdir()
+    assert f'href="/chat?run={id}"' in run_cards.next_steps(t, runs.show(home, id))
+
+
 def test_a_token_is_asked_for_where_one_can_mend_it(home, t):
-    died = errors.WorkerDied(how="signal 9", detail="")
+    died = errors.WorkerDied(how="signal 9", detail="", kept="")
     for error, asks in ((errors.TokenMissing(), True), (errors.GatedModel(name="a/b"), True), (died, False)):
         shown = runs.show(home, made.ended(home, "interrupted", step=8, error=error))
         assert run._switches(t, shown)["token"]["visible"] is asks

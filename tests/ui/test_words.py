@@ -170,6 +170,11 @@ def test_broken_lines_are_explained_in_chinese(tmp_path: Path) -> None:
     assert said.endswith('{"question": "a" "answer": "b"}')
 
 
+def test_a_failure_in_the_words_of_an_earlier_version_stays_english() -> None:
+    said = {**errors.WorkerLost(step=3, detail="", kept="").as_dict(), "values": {"step": 3, "detail": ""}, "fix": "Resume it."}
+    assert Words("zh").error(said)["fix"] == "Resume it."
+
+
 def test_an_unknown_template_stays_english() -> None:
     said = {"text": "Three blind mice.", "template": "{n} blind mice.", "values": {"n": "Three"}}
     assert Words("zh").say(said) == "Three blind mice."

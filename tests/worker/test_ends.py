@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from lora_ui import data
 from lora_ui.home import Home, read_json
 from lora_ui.worker import checkpoints
-from tests.standin_hub import StandinHub
+from tests.standin_hub import Repo, StandinHub
 from tests.tiny import CHATML, tiny_model, tiny_run
 from tests.train.inside import folder_of, interposed, outcome, worker
 from tests.train.test_checkpoints import settings
@@ -20,6 +21,7 @@ from tests.worker.working import start, until, work
 pytestmark = pytest.mark.train
 RUN = "quiet-otter-000001"
 STOP = "os.kill(os.getpid(), 15)"
+NOTHING = Repo("model", "")
 
 
 def left_over(folder: Path) -> list[str]:
@@ -34,7 +36,7 @@ def left_over(folder: Path) -> list[str]:
         ("import", "trl", None),
         ("os.rename", "decided.json", None),
         ("os.mkdir", "checkpoint-4", 5),
-        ("os.mkdir", ".tmp-adapter", 8),
+        ("os.rename", "step-000008", 8),
     ],
     ids=["import", "load", "save", "last save"],
 )
@@ -88,10 +90,46 @@ def test_a_stop_between_two_files_of_a_push_leaves_the_repository_as_it_was(
     assert "adapter_model.safetensors" not in standin_hub.files("user-a/river")
 
 
-def prepare(home: Home, base: str, token: str | None = None, source: str = "example") -> dict[str, Any]:
+@pytest.mark.parametrize(
+    ("kind", "silent"),
+    [
+        ("prepare", "/api/models/user-a/base"),
+        ("prepare", "GET /user-a/base/resolve/{sha}/tokenizer.json"),
+        ("push", "/api/whoami-v2"),
+        ("push", "/api/repos/create"),
+        ("push", "/preupload/"),
+        ("push", "/lfs/"),
+    ],
+)
+def test_a_stop_does_not_wait_for_a_hub_that_says_nothing(
+    tmp_path: Path, standin_hub: StandinHub, monkeypatch: pytest.MonkeyPatch, kind: str, silent: str
+) -> None:
+    """One request is enough, also for a client that would wait for ten minutes."""
+    monkeypatch.setenv("HF_HUB_DOWNLOAD_TIMEOUT", "600")
+    home, base = Home.open(tmp_path / "home"), tiny_model(tmp_path / "base")
+    tiny_run(home, RUN, base)
+    standin_hub.refuse[silent.format(sha=standin_hub.add_model("user-a/base", base).sha)] = 0
+    if kind == "push":
+        asked = {"run_id": RUN, "repo": "user-a/river", "merged": False, "public": False}
+        folder, process = start(home, "push", asked, RUN, standin_hub.write_token)
+    else:
+        folder, process = preparing(home, "user-a/base")
+    until(lambda: any(entry.status == 0 for entry in standin_hub.log))
+    process.terminate()
+    assert process.wait(60) == 0
+    assert outcome(folder)["state"] == "stopped", outcome(folder)
+    assert left_over(home.root) == []
+    assert all("adapter_model.safetensors" not in files for _, files in standin_hub.repos.get(("model", "user-a/river"), NOTHING).commits)
+
+
+def preparing(home: Home, base: str, token: str | None = None, source: str = "example") -> tuple[Path, subprocess.Popen[bytes]]:
     rows = data.load(home, source)
     asked = {"digest": rows.digest, "base_model": base, "revision": None, "max_length": 256, "held_out_rows": 4, "split_seed": 7}
-    folder, process = start(home, "prepare", {**asked, "system_prompt": "", "learn": "all"}, None, token, rows.digest)
+    return start(home, "prepare", {**asked, "system_prompt": "", "learn": "all"}, None, token, rows.digest)
+
+
+def prepare(home: Home, base: str, token: str | None = None, source: str = "example") -> dict[str, Any]:
+    folder, process = preparing(home, base, token, source)
     process.wait(60)
     return outcome(folder)
 

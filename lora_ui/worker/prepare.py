@@ -25,7 +25,7 @@ from lora_ui.worker.counts import Counts
 from lora_ui.worker.job import Job
 from lora_ui.worker.layout import CHATML, LAYOUTS, template_of
 from lora_ui.worker.limits import MEMORY, SECONDS, TooMuch, limited_memory, limited_time
-from lora_ui.worker.render import Together
+from lora_ui.worker.render import Piece, Together
 from lora_ui.worker.spans import Laid
 
 if TYPE_CHECKING:
@@ -169,19 +169,23 @@ def _tokenised(
 ) -> Iterator[tuple[_PORTION, Together]]:
     """Each portion with its tokens. While one is tokenised, the next is read and the caller has the one before; but nothing else runs
     while a template does: the limit on its memory is the whole process's."""
-    before: tuple[_PORTION, Future[Together]] | None = None
+    before: tuple[_PORTION, list[Laid], Future[list[Piece]]] | None = None
+
+    def ready() -> Iterator[tuple[_PORTION, Together]]:
+        if before:
+            portion, laid, pieces = before
+            yield portion, render.together(laid, pieces.result(), params["max_length"])
+
     with ThreadPoolExecutor(1, "tokenise") as beside:
         for portion, letters in portions:
             job.check()
             if before:
-                wait([before[1]])
+                wait([before[2]])
             laid = _laid(tokenizer, [row for _, row in portion], letters, params)
-            tokens = beside.submit(render.tokenise, tokenizer, laid, params["max_length"])
-            if before:
-                yield before[0], before[1].result()
-            before = portion, tokens
-        if before:
-            yield before[0], before[1].result()
+            pieces = beside.submit(render.encode, tokenizer, laid)
+            yield from ready()
+            before = portion, laid, pieces
+        yield from ready()
 
 
 def _chosen_rows(job: Job, params: _ROW, chosen: Split) -> Iterator[tuple[bool, _ROW]]:

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, pairwise
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from tokenizers import Encoding
 
 from lora_ui.worker import spans
 from lora_ui.worker.layout import CHATML, Messages, has_generation_tags, template_of
@@ -30,11 +31,13 @@ __all__ = [
     "Rendered",
     "Together",
     "Unrenderable",
+    "encode",
     "has_generation_tags",
     "lay",
     "prompt_ids",
     "render",
     "template_of",
+    "together",
     "tokenise",
 ]
 READ_ONLY = -100
@@ -54,6 +57,16 @@ class Rendered:
     cut_tokens: int
     control_like: int
     missing: list[str]
+
+
+class Piece(NamedTuple):
+    """Tokens of a text between two cuts: it begins at character `begin`; what `tokens` says of characters counts from `shift`, and the
+    first `skip` of them are not its own."""
+
+    begin: int
+    shift: int
+    skip: int
+    tokens: Encoding
 
 
 @dataclass(frozen=True)
@@ -94,9 +107,39 @@ def lay(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], system_prompt: 
 
 
 def tokenise(tokenizer: PreTrainedTokenizerFast, laid: Sequence[Laid], max_length: int) -> Together:
-    """Tokens and labels of rows that are laid out. Tokens are without gap or overlap: a space that a tokenizer leaves out of its
-    offsets belongs to the token after it, and of several tokens that make one character the first has it."""
-    ids, ends, edges = _encode(tokenizer, [(row.text, row.cuts) for row in laid])
+    """Tokens and labels of rows that are laid out."""
+    return together(laid, encode(tokenizer, laid), max_length)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, laid: Sequence[Laid]) -> list[Piece]:
+    """The pieces of all rows, tokenised together: all of this work is the tokenizer's, outside Python.
+
+    A piece from inside a text is tokenised after a line break, which is then taken off again: some tokenizers put a space before
+    whatever comes first."""
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    places = [(begin, row.text[begin:to]) for row in laid for begin, to in pairwise([0, *row.cuts, len(row.text)])]
+    encoded = backend.encode_batch(["\n" + text if begin else text for begin, text in places], add_special_tokens=False)
+    if len(places) == len(laid):
+        return [Piece(0, 0, 0, tokens) for tokens in encoded]
+    head = backend.encode("\n", add_special_tokens=False).ids
+    pieces = []
+    for (begin, text), tokens in zip(places, encoded, strict=True):
+        if begin and tokens.ids[: len(head)] == head:
+            pieces.append(Piece(begin, begin - 1, len(head), tokens))
+        else:
+            alone = backend.encode(text, add_special_tokens=False) if begin else tokens
+            pieces.append(Piece(begin, begin, 0, alone))
+    return pieces
+
+
+def together(laid: Sequence[Laid], pieces: list[Piece], max_length: int) -> Together:
+    """Rows and what `encode` made of them. Tokens are without gap or overlap: a space that a tokenizer leaves out of its offsets
+    belongs to the token after it, and of several tokens that make one character the first has it."""
+    ids, ends, edges = _flat(laid, pieces)
     lengths = np.diff(edges)
     firsts = edges[:-1][lengths > 0]
     begins = np.cumsum([0, *(len(row.text) for row in laid)])
@@ -120,8 +163,7 @@ def tokenise(tokenizer: PreTrainedTokenizerFast, laid: Sequence[Laid], max_lengt
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> list[int]:
     """Tokens of a conversation that waits for its next answer, laid out as in training. Raises as `render`."""
     text, cuts = spans.lay_prompt(tokenizer, messages, template_of(tokenizer))
-    ids: list[int] = _encode(tokenizer, [(text, cuts)])[0].tolist()
-    return ids
+    return [id for piece in encode(tokenizer, [Laid(text, cuts, [])]) for id in piece.tokens.ids[piece.skip :]]
 
 
 def with_system(messages: Messages, system_prompt: str) -> Messages:
@@ -142,36 +184,16 @@ def _learned(starts: Any, ends: Any, firsts: Any, counted: Any) -> Any:
     return yes
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, texts: Sequence[tuple[str, list[int]]]) -> tuple[Any, Any, Any]:
-    """(ids, where each token ends in its text, where the tokens of each text begin and the last ones end) of texts with cuts.
-
-    A piece from inside a text is tokenised after a line break, which is then taken off again: some tokenizers put a space before
-    whatever comes first."""
-    backend = tokenizer.backend_tokenizer
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
-    places = [pairwise([0, *cuts, len(text)]) for text, cuts in texts]
-    pieces = [(begin, text[begin:to]) for (text, _), cut in zip(texts, places, strict=True) for begin, to in cut]
-    encoded = backend.encode_batch(["\n" + piece if begin else piece for begin, piece in pieces], add_special_tokens=False)
-    ids, offsets = [e.ids for e in encoded], [e.offsets for e in encoded]
-    begins = shifts = np.array([begin for begin, _ in pieces], np.int64)
-    if begins.any():
-        shifts = begins.copy()
-        head = backend.encode("\n", add_special_tokens=False).ids
-        for at in np.flatnonzero(begins).tolist():
-            if ids[at][: len(head)] == head:
-                ids[at], offsets[at] = ids[at][len(head) :], offsets[at][len(head) :]
-                shifts[at] -= 1
-            else:
-                alone = backend.encode(pieces[at][1], add_special_tokens=False)
-                ids[at], offsets[at] = alone.ids, alone.offsets
-    counts = np.array([len(piece) for piece in ids], np.int64)
+def _flat(laid: Sequence[Laid], pieces: list[Piece]) -> tuple[Any, Any, Any]:
+    """(ids, where each token ends in its row's text, where the tokens of each row begin and the last ones end)."""
+    ids = [piece.tokens.ids[piece.skip :] for piece in pieces]
+    offsets = chain.from_iterable(piece.tokens.offsets[piece.skip :] for piece in pieces)
+    counts = np.array([len(of_piece) for of_piece in ids], np.int64)
     edges = _sums(counts)
-    lasts = np.fromiter(map(itemgetter(1), chain.from_iterable(offsets)), np.int64, edges[-1])
-    ends = np.maximum(lasts + np.repeat(shifts, counts), np.repeat(begins, counts))
-    return np.fromiter(chain.from_iterable(ids), np.int64, edges[-1]), ends, edges[_sums([len(cuts) + 1 for _, cuts in texts])]
+    lasts = np.fromiter(map(itemgetter(1), offsets), np.int64, edges[-1])
+    begins, shifts = (np.repeat(np.array(values, np.int64), counts) for values in zip(*((p.begin, p.shift) for p in pieces), strict=True))
+    flat = np.fromiter(chain.from_iterable(ids), np.int64, edges[-1])
+    return flat, np.maximum(lasts + shifts, begins), edges[_sums([len(row.cuts) + 1 for row in laid])]
 
 
 def _sums(values: Any) -> Any:

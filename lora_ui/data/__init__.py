@@ -5,7 +5,7 @@ Stops at rows of messages or text under `datasets/<digest>/`; tokens are made by
 """
 
 from lora_ui.data.checks import load
-from lora_ui.data.store import EXAMPLE, Dataset, Told, forget_mapping, open, peek, rows
+from lora_ui.data.store import EXAMPLE, Dataset, Told, every_row, forget_mapping, open, peek, rows
 from lora_ui.data.uploads import store_text, store_upload
 
-__all__ = ["EXAMPLE", "Dataset", "Told", "forget_mapping", "load", "open", "peek", "rows", "store_text", "store_upload"]
+__all__ = ["EXAMPLE", "Dataset", "Told", "every_row", "forget_mapping", "load", "open", "peek", "rows", "store_text", "store_upload"]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def check(home: Home, digest: str, told: Told = quiet) -> list[dict[str, Any]]:
     found = read_json(folder / "checks.json")
     if found is None or found["form"] != _FORM:
         seen, total = _Seen(), store.open(home, digest).report["kept"]
-        for done, row in enumerate(_rows(home, digest)):
+        for done, row in enumerate(store.every_row(home, digest)):
             if done % GROUP == 0:
                 told("checking", done, total)
             seen.add(row)
@@ -69,13 +68,6 @@ def marks(home: Home, digest: str) -> dict[str, Any]:
     check(home, digest)
     table = pyarrow.parquet.read_table(home.dataset(digest) / "checks.parquet")
     return {name: table[name].to_numpy() for name in table.column_names}
-
-
-def _rows(home: Home, digest: str) -> Iterator[dict[str, Any]]:
-    start = 0
-    while rows := store.rows(home, digest, start, GROUP):
-        yield from rows
-        start += len(rows)
 
 
 class _Seen:

@@ -7,11 +7,13 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lora_ui.data.report import finding
 from lora_ui.data.split import Split
 from lora_ui.errors import Say
 from lora_ui.worker import layout
-from lora_ui.worker.render import READ_ONLY, Rendered
+from lora_ui.worker.render import Together
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -32,28 +34,34 @@ class Counts:
     missing: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     left_out: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, row: int, split: str, made: Rendered, leave_out: list[str]) -> bool:
-        """Whether the row is used: not one whose answer was cut off entirely, which teaches nothing, nor one the person leaves out."""
-        learned = len(made.labels) - made.labels.count(READ_ONLY)
-        if not learned:
-            self.nothing_learned.append(row)
-            return False
-        for code, found in (("too_long", made.cut_tokens), ("special_token", made.control_like)):
+    def add(self, numbers: list[int], held_out: Any, made: Together, leave_out: list[str]) -> Any:
+        """For each row whether it is used: not one whose answer was cut off entirely, which teaches nothing, nor one the person leaves
+        out. `held_out`: for each row whether it is kept aside."""
+        used = made.learned > 0
+        self.nothing_learned += [numbers[at] for at in np.flatnonzero(~used).tolist()]
+        control_like = np.array([len(row.cuts) for row in made.laid], np.int64)
+        for at in np.flatnonzero(used & ((made.cut_tokens > 0) | (control_like > 0))).tolist():
+            used[at] = self._used(numbers[at], int(made.cut_tokens[at]), bool(control_like[at]), leave_out)
+        lengths = np.diff(made.edges)
+        self.rows["train"] += int((used & ~held_out).sum())
+        self.rows["held_out"] += int((used & held_out).sum())
+        self.lengths += lengths[used].tolist()
+        self.train_lengths += lengths[used & ~held_out].tolist()
+        self.trained += int(made.learned[used].sum())
+        for at, row in enumerate(made.laid):
+            for what in row.missing if used[at] else ():
+                self.missing[what].append(numbers[at])
+        return used
+
+    def _used(self, number: int, cut_tokens: int, control_like: bool, leave_out: list[str]) -> bool:
+        """Of a row that is cut or holds what looks like control tokens."""
+        for code, found in (("too_long", cut_tokens), ("special_token", control_like)):
             if found and code in leave_out:
-                self.left_out[code].append(row)
+                self.left_out[code].append(number)
                 return False
-        self.rows[split] += 1
-        self.lengths.append(len(made.input_ids))
-        self.trained += learned
-        if split == "train":
-            self.train_lengths.append(len(made.input_ids))
-        self.cut_tokens += made.cut_tokens
-        if made.cut_tokens:
-            self.truncated.append(row)
-        if made.control_like:
-            self.control_like.append(row)
-        for what in made.missing:
-            self.missing[what].append(row)
+        self.cut_tokens += cut_tokens
+        self.truncated += [number] if cut_tokens else []
+        self.control_like += [number] if control_like else []
         return True
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from lora_ui.worker.counts import Counts
 from lora_ui.worker.job import Job
 from lora_ui.worker.layout import CHATML, LAYOUTS, template_of
 from lora_ui.worker.limits import MEMORY, SECONDS, TooMuch, limited_memory, limited_time
+from lora_ui.worker.render import Piece, Together
 from lora_ui.worker.spans import Laid
 
 if TYPE_CHECKING:
@@ -34,7 +36,6 @@ TOGETHER = 200
 """Rows that are laid out under one limit and tokenised at once."""
 _LETTERS_A_SECOND = 100_000
 """Laid out three times and tokenised, on a slow machine."""
-_LISTS = ("input_ids", "labels", "starts", "ends")
 _SCHEMA = pyarrow.schema(
     [
         ("row", pyarrow.int64()),
@@ -47,6 +48,8 @@ _SCHEMA = pyarrow.schema(
     ]
 )
 _ROW = dict[str, Any]
+_PORTION = list[tuple[bool, _ROW]]
+"""(whether it is held out, row) of rows that go together."""
 
 
 def run(job: Job) -> dict[str, Any]:
@@ -111,35 +114,39 @@ class _Parts:
 
     def __init__(self, staging: Path, target: Path):
         self.writers = {name: pyarrow.parquet.ParquetWriter(staging / f"{name}.parquet", _SCHEMA) for name in ("train", "held_out")}
-        self.waiting: dict[str, list[_ROW]] = {"train": [], "held_out": []}
-        self.first: list[_ROW] | None = []
+        self.waiting: dict[str, list[pyarrow.Table]] = {"train": [], "held_out": []}
+        self.first: list[pyarrow.Table] | None = []
         self.staging, self.target = staging, target
 
-    def add(self, side: str, row: _ROW) -> None:
-        self.waiting[side].append(row)
-        if len(self.waiting[side]) >= GROUP:
-            self.writers[side].write_table(_table(self.waiting[side]))
-            self.waiting[side] = []
+    def add(self, rows: pyarrow.Table, used: Any, held_out: Any) -> None:
+        """The rows that are `used`, into the part that `held_out` says (both for each row)."""
+        for side, chosen in (("train", used & ~held_out), ("held_out", used & held_out)):
+            self.waiting[side].append(rows.filter(pyarrow.array(chosen)))
+            if sum(map(len, self.waiting[side])) >= GROUP:
+                self._flush(side)
         if self.first is not None:
-            self.first.append({**row, "split": side})
-            if len(self.first) == prepared.FIRST:
-                self._show_first()
+            sides = pyarrow.array(np.where(held_out, "held_out", "train").tolist())
+            self.first.append(rows.append_column("split", sides).filter(pyarrow.array(used)))
+            if sum(map(len, self.first)) >= prepared.FIRST:
+                self._show_first(pyarrow.concat_tables(self.first).slice(0, prepared.FIRST))
 
-    def _show_first(self) -> None:
+    def _show_first(self, table: pyarrow.Table) -> None:
         """Beside the staging folder, where `prepared.read_first` finds it; a rename, so that it is whole or not there."""
-        assert self.first is not None
-        table = _table(self.first).append_column("split", pyarrow.array([row["split"] for row in self.first]))
         self.first = None
         pyarrow.parquet.write_table(table, self.staging / "first.parquet")
         self.target.mkdir(exist_ok=True)
         shutil.copyfile(self.staging / "first.parquet", self.staging / "first.part")
         os.replace(self.staging / "first.part", self.target / "first.parquet")
 
+    def _flush(self, side: str) -> None:
+        self.writers[side].write_table(pyarrow.concat_tables(self.waiting[side]))
+        self.waiting[side] = []
+
     def close(self) -> None:
-        for name, rows in self.waiting.items():
-            if rows:
-                self.writers[name].write_table(_table(rows))
-            self.writers[name].close()
+        for side, tables in self.waiting.items():
+            if any(map(len, tables)):
+                self._flush(side)
+            self.writers[side].close()
 
 
 def _write(job: Job, params: _ROW, tokenizer: PreTrainedTokenizerFast, chosen: Split, staging: Path, target: Path) -> Counts:
@@ -147,12 +154,9 @@ def _write(job: Job, params: _ROW, tokenizer: PreTrainedTokenizerFast, chosen: S
     counted, parts, done = Counts(), _Parts(staging, target), 0
     own = data.open(job.home, params["held_out_digest"]).report["kept"] if params["held_out_digest"] else 0
     try:
-        for together in _together(_chosen_rows(job, params, chosen)):
-            job.check()
-            laid = _laid(tokenizer, [row for _, row in together], params)
-            for (side, row), made in zip(together, render.tokenise(tokenizer, laid, params["max_length"]), strict=True):
-                if counted.add(row["row"], side, made, params["leave_out"]):
-                    parts.add(side, {"row": row["row"], **{name: getattr(made, name) for name in _SCHEMA.names[1:]}})
+        for together, made in _tokenised(job, tokenizer, _together(_chosen_rows(job, params, chosen)), params):
+            held_out, numbers = np.array([aside for aside, _ in together]), [row["row"] for _, row in together]
+            parts.add(_table(numbers, made), counted.add(numbers, held_out, made, params["leave_out"]), held_out)
             done += len(together)
             job.progress(done, len(chosen.used) + own, "rows")
     finally:
@@ -160,43 +164,60 @@ def _write(job: Job, params: _ROW, tokenizer: PreTrainedTokenizerFast, chosen: S
     return counted
 
 
-def _chosen_rows(job: Job, params: _ROW, chosen: Split) -> Iterator[tuple[str, _ROW]]:
-    """(train or held_out, row) of every row that is used."""
+def _tokenised(
+    job: Job, tokenizer: PreTrainedTokenizerFast, portions: Iterator[tuple[_PORTION, int]], params: _ROW
+) -> Iterator[tuple[_PORTION, Together]]:
+    """Each portion with its tokens. While one is tokenised, the next is read and the caller has the one before; but nothing else runs
+    while a template does: the limit on its memory is the whole process's."""
+    before: tuple[_PORTION, list[Laid], Future[list[Piece]]] | None = None
+
+    def ready() -> Iterator[tuple[_PORTION, Together]]:
+        if before:
+            portion, laid, pieces = before
+            yield portion, render.together(laid, pieces.result(), params["max_length"])
+
+    with ThreadPoolExecutor(1, "tokenise") as beside:
+        for portion, letters in portions:
+            job.check()
+            if before:
+                wait([before[2]])
+            laid = _laid(tokenizer, [row for _, row in portion], letters, params)
+            pieces = beside.submit(render.encode, tokenizer, laid)
+            yield from ready()
+            before = portion, laid, pieces
+        yield from ready()
+
+
+def _chosen_rows(job: Job, params: _ROW, chosen: Split) -> Iterator[tuple[bool, _ROW]]:
+    """(whether it is held out, row) of every row that is used."""
     used = set(chosen.used)
-    for position, row in enumerate(_rows(job, params["digest"])):
+    for position, row in enumerate(data.every_row(job.home, params["digest"])):
         if position in used:
-            yield "held_out" if position in chosen.held_out else "train", row
+            yield position in chosen.held_out, row
     if params["held_out_digest"]:
-        for row in _rows(job, params["held_out_digest"]):
-            yield "held_out", row
+        for row in data.every_row(job.home, params["held_out_digest"]):
+            yield True, row
 
 
-def _rows(job: Job, digest: str) -> Iterator[_ROW]:
-    start = 0
-    while rows := data.rows(job.home, digest, start, GROUP):
-        yield from rows
-        start += len(rows)
-
-
-def _together(rows: Iterator[tuple[str, _ROW]]) -> Iterator[list[tuple[str, _ROW]]]:
-    """Rows in portions, smaller where rows are long."""
-    portion: list[tuple[str, _ROW]] = []
+def _together(rows: Iterator[tuple[bool, _ROW]]) -> Iterator[tuple[_PORTION, int]]:
+    """Rows in portions, smaller where rows are long, with their letters."""
+    portion: _PORTION = []
     letters = 0
-    for side, row in rows:
-        portion.append((side, row))
+    for aside, row in rows:
+        portion.append((aside, row))
         letters += _letters(row)
         if len(portion) >= TOGETHER or letters > 2_000_000:
-            yield portion
+            yield portion, letters
             portion, letters = [], 0
     if portion:
-        yield portion
+        yield portion, letters
 
 
 def _letters(row: _ROW) -> int:
     return len(row.get("text") or "") + sum(len(str(v)) for m in row.get("messages") or [] for v in m.values() if v)
 
 
-def _laid(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], params: _ROW) -> list[Laid]:
+def _laid(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], letters: int, params: _ROW) -> list[Laid]:
     """Rows under limits: together, and where that fails one by one, which names the row. A template is other people's code: whatever
     it raises is its failure on this row."""
     template = template_of(tokenizer, params["template_for_base"])
@@ -205,7 +226,7 @@ def _laid(tokenizer: PreTrainedTokenizerFast, rows: list[_ROW], params: _ROW) ->
         return render.lay(tokenizer, row, params["system_prompt"], template, params["learn"])
 
     try:
-        with limited_memory(), limited_time(SECONDS + sum(map(_letters, rows)) / _LETTERS_A_SECOND):
+        with limited_memory(), limited_time(SECONDS + letters / _LETTERS_A_SECOND):
             return [lay(row) for row in rows]
     except (render.Unrenderable, TooMuch, MemoryError, *_FAILURES):
         return [_alone(lay, row, params) for row in rows]
@@ -230,11 +251,8 @@ def _alone(lay: Callable[[_ROW], Laid], row: _ROW, params: _ROW) -> Laid:
     raise errors.TemplateFailed(model=params["base_model"], row=row["row"], detail=detail)
 
 
-def _table(rows: list[_ROW]) -> Any:
+def _table(numbers: list[int], made: Together) -> pyarrow.Table:
     """Lists of numbers go over as one piece: row by row takes longer than tokenising them."""
-    columns: dict[str, Any] = {name: [row[name] for row in rows] for name in _SCHEMA.names if name not in _LISTS}
-    for name in _LISTS:
-        lengths = np.cumsum([0, *(len(row[name]) for row in rows)]).astype(np.int32)
-        values = np.concatenate([np.array(row[name], np.int32) for row in rows])
-        columns[name] = pyarrow.ListArray.from_arrays(lengths, values)
-    return pyarrow.table({name: columns[name] for name in _SCHEMA.names}, _SCHEMA)
+    edges = made.edges.astype(np.int32)
+    columns = {name: pyarrow.ListArray.from_arrays(edges, getattr(made, name)) for name in ("input_ids", "labels", "starts", "ends")}
+    return pyarrow.table({"row": numbers, "text": [row.text for row in made.laid], "cut_tokens": made.cut_tokens, **columns}, _SCHEMA)

@@ -11,13 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from itertools import chain, pairwise
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from tokenizers import Encoding
 
 from lora_ui.worker import spans
-from lora_ui.worker.layout import CHATML, Messages, Spans, has_generation_tags, template_of
+from lora_ui.worker.layout import CHATML, Messages, has_generation_tags, template_of
 from lora_ui.worker.spans import Laid, Unrenderable
 
 if TYPE_CHECKING:
@@ -27,16 +29,18 @@ __all__ = [
     "CHATML",
     "READ_ONLY",
     "Rendered",
+    "Together",
     "Unrenderable",
+    "encode",
     "has_generation_tags",
     "lay",
     "prompt_ids",
     "render",
     "template_of",
+    "together",
     "tokenise",
 ]
 READ_ONLY = -100
-Tokens = tuple[list[int], Any, Any]
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,36 @@ class Rendered:
     missing: list[str]
 
 
+class Piece(NamedTuple):
+    """Tokens of a text between two cuts: it begins at character `begin`; what `tokens` says of characters counts from `shift`, and the
+    first `skip` of them are not its own."""
+
+    begin: int
+    shift: int
+    skip: int
+    tokens: Encoding
+
+
+@dataclass(frozen=True)
+class Together:
+    """Many rows, as numpy arrays: those of tokens (int32) hold one row after the other, row i at `edges[i]:edges[i + 1]`; `cut_tokens`
+    and `learned` (how many tokens are) have a number for each row. See Rendered."""
+
+    laid: Sequence[Laid]
+    edges: Any
+    input_ids: Any
+    labels: Any
+    starts: Any
+    ends: Any
+    cut_tokens: Any
+    learned: Any
+
+    def row(self, at: int) -> Rendered:
+        row, here = self.laid[at], slice(self.edges[at], self.edges[at + 1])
+        starts, ends, ids, labels = (values[here].tolist() for values in (self.starts, self.ends, self.input_ids, self.labels))
+        return Rendered(row.text, starts, ends, ids, labels, int(self.cut_tokens[at]), len(row.cuts), row.missing)
+
+
 def render(
     tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], system_prompt: str, max_length: int, template: str, learn: str = "all"
 ) -> Rendered:
@@ -62,7 +96,7 @@ def render(
 
     Raises Unrenderable, and what the template itself raises (jinja2.TemplateError, TypeError, …).
     """
-    return tokenise(tokenizer, [lay(tokenizer, row, system_prompt, template, learn)], max_length)[0]
+    return tokenise(tokenizer, [lay(tokenizer, row, system_prompt, template, learn)], max_length).row(0)
 
 
 def lay(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], system_prompt: str, template: str, learn: str = "all") -> Laid:
@@ -72,17 +106,64 @@ def lay(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], system_prompt: 
     return spans.lay_conversation(tokenizer, {**row, "messages": with_system(row["messages"], system_prompt)}, template, learn)
 
 
-def tokenise(tokenizer: PreTrainedTokenizerFast, laid: Sequence[Laid], max_length: int) -> list[Rendered]:
-    """Tokens and labels of rows that are laid out. Rows without cuts go through the tokenizer together."""
-    whole = iter(_encode(tokenizer, [row.text for row in laid if not row.cuts]))
-    return [_rendered(row, next(whole) if not row.cuts else _pieces(tokenizer, row.text, row.cuts), max_length) for row in laid]
+def tokenise(tokenizer: PreTrainedTokenizerFast, laid: Sequence[Laid], max_length: int) -> Together:
+    """Tokens and labels of rows that are laid out."""
+    return together(laid, encode(tokenizer, laid), max_length)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, laid: Sequence[Laid]) -> list[Piece]:
+    """The pieces of all rows, tokenised together: all of this work is the tokenizer's, outside Python.
+
+    A piece from inside a text is tokenised after a line break, which is then taken off again: some tokenizers put a space before
+    whatever comes first."""
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    places = [(begin, row.text[begin:to]) for row in laid for begin, to in pairwise([0, *row.cuts, len(row.text)])]
+    encoded = backend.encode_batch(["\n" + text if begin else text for begin, text in places], add_special_tokens=False)
+    if len(places) == len(laid):
+        return [Piece(0, 0, 0, tokens) for tokens in encoded]
+    head = backend.encode("\n", add_special_tokens=False).ids
+    pieces = []
+    for (begin, text), tokens in zip(places, encoded, strict=True):
+        if begin and tokens.ids[: len(head)] == head:
+            pieces.append(Piece(begin, begin - 1, len(head), tokens))
+        else:
+            alone = backend.encode(text, add_special_tokens=False) if begin else tokens
+            pieces.append(Piece(begin, begin, 0, alone))
+    return pieces
+
+
+def together(laid: Sequence[Laid], pieces: list[Piece], max_length: int) -> Together:
+    """Rows and what `encode` made of them. Tokens are without gap or overlap: a space that a tokenizer leaves out of its offsets
+    belongs to the token after it, and of several tokens that make one character the first has it."""
+    ids, ends, edges = _flat(laid, pieces)
+    lengths = np.diff(edges)
+    firsts = edges[:-1][lengths > 0]
+    begins = np.cumsum([0, *(len(row.text) for row in laid)])
+    begin = np.repeat(begins[:-1], lengths)
+    ends = np.maximum.accumulate(ends + begin)
+    starts = np.roll(ends, 1)
+    starts[firsts] = begin[firsts]
+    inside = np.zeros(begins[-1] + 1, np.int32)
+    for at, row in zip(begins.tolist(), laid, strict=False):
+        for first, last in row.learned:
+            inside[at + first + 1 : at + last + 1] = 1
+    learned = _learned(starts, ends, firsts, np.cumsum(inside))
+    kept = np.arange(len(ids)) - np.repeat(edges[:-1], lengths) < max_length
+    short = np.minimum(lengths, max_length)
+    edges, counted = _sums(short), _sums(learned[kept])
+    columns = (ids, np.where(learned, ids, READ_ONLY), starts - begin, ends - begin)
+    ids, labels, starts, ends = (values[kept].astype(np.int32) for values in columns)
+    return Together(laid, edges, ids, labels, starts, ends, lengths - short, counted[edges[1:]] - counted[edges[:-1]])
 
 
 def prompt_ids(tokenizer: PreTrainedTokenizerFast, messages: Messages) -> list[int]:
     """Tokens of a conversation that waits for its next answer, laid out as in training. Raises as `render`."""
     text, cuts = spans.lay_prompt(tokenizer, messages, template_of(tokenizer))
-    ids, *_ = _pieces(tokenizer, text, cuts)
-    return ids
+    return [id for piece in encode(tokenizer, [Laid(text, cuts, [])]) for id in piece.tokens.ids[piece.skip :]]
 
 
 def with_system(messages: Messages, system_prompt: str) -> Messages:
@@ -91,72 +172,30 @@ def with_system(messages: Messages, system_prompt: str) -> Messages:
     return messages if own or not system_prompt else [{"role": "system", "content": system_prompt}, *messages]
 
 
-def _rendered(row: Laid, tokens: Tokens, max_length: int) -> Rendered:
-    """Tokens without gap or overlap: a space that a tokenizer leaves out of its offsets belongs to the token after it, and of several
-    tokens that make one character the first has it."""
-    ids, begins, lasts = tokens
-    ends = np.maximum.accumulate(np.maximum(begins, lasts)) if len(ids) else np.zeros(0, np.int64)
-    starts = np.concatenate([[0], ends[:-1]]).astype(np.int64) if len(ids) else ends
-    labels = np.where(_learned(starts, ends, row.learned, len(row.text)), np.asarray(ids, np.int64), READ_ONLY)
-    return Rendered(
-        row.text,
-        starts[:max_length].tolist(),
-        ends[:max_length].tolist(),
-        ids[:max_length],
-        labels[:max_length].tolist(),
-        max(0, len(ids) - max_length),
-        len(row.cuts),
-        row.missing,
-    )
-
-
-def _learned(starts: Any, ends: Any, learned: Spans, length: int) -> Any:
+def _learned(starts: Any, ends: Any, firsts: Any, counted: Any) -> Any:
     """A token is learned when any of its characters is; one without characters goes with the token before it. The first token of a
-    row never is: nothing comes before it that could tell it (the trainer leaves it out as well)."""
-    inside = np.zeros(length + 1, np.int64)
-    for first, last in learned:
-        inside[first + 1 : last + 1] = 1
-    counted = np.cumsum(inside)
+    row (at `firsts`) never is: nothing comes before it that could tell it (the trainer leaves it out as well). `counted`: learned
+    characters before each."""
     yes = counted[ends] > counted[starts]
-    empty = np.flatnonzero(ends == starts)
-    for at in empty.tolist():
-        yes[at] = at > 0 and yes[at - 1]
-    yes[:1] = False
+    own = ends > starts
+    own[firsts] = True
+    yes = yes[np.maximum.accumulate(np.where(own, np.arange(len(own)), 0))]
+    yes[firsts] = False
     return yes
 
 
-# Tokens: (ids, where the piece a token belongs to begins, where the token ends)
+def _flat(laid: Sequence[Laid], pieces: list[Piece]) -> tuple[Any, Any, Any]:
+    """(ids, where each token ends in its row's text, where the tokens of each row begin and the last ones end)."""
+    ids = [piece.tokens.ids[piece.skip :] for piece in pieces]
+    offsets = chain.from_iterable(piece.tokens.offsets[piece.skip :] for piece in pieces)
+    counts = np.array([len(of_piece) for of_piece in ids], np.int64)
+    edges = _sums(counts)
+    lasts = np.fromiter(map(itemgetter(1), offsets), np.int64, edges[-1])
+    begins, shifts = (np.repeat(np.array(values, np.int64), counts) for values in zip(*((p.begin, p.shift) for p in pieces), strict=True))
+    flat = np.fromiter(chain.from_iterable(ids), np.int64, edges[-1])
+    return flat, np.maximum(lasts + shifts, begins), edges[_sums([len(row.cuts) + 1 for row in laid])]
 
 
-def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str]) -> list[Tokens]:
-    backend = tokenizer.backend_tokenizer
-    if backend.truncation is not None:
-        backend.no_truncation()
-    if backend.padding is not None:
-        backend.no_padding()
-    encoded = backend.encode_batch(texts, add_special_tokens=False) if texts else []
-    return [(e.ids, 0, np.array([last for _, last in e.offsets], np.int64)) for e in encoded]
-
-
-def _pieces(tokenizer: PreTrainedTokenizerFast, text: str, cuts: list[int]) -> Tokens:
-    ids: list[int] = []
-    begins: list[int] = []
-    lasts: list[int] = []
-    for begin, to in pairwise([0, *cuts, len(text)]):
-        piece, ends = _piece(tokenizer, text[begin:to], bool(begin))
-        ids += piece
-        begins += [begin] * len(piece)
-        lasts += [begin + last for last in ends]
-    return ids, np.array(begins, np.int64), np.array(lasts, np.int64)
-
-
-def _piece(tokenizer: PreTrainedTokenizerFast, text: str, inside: bool) -> tuple[list[int], list[int]]:
-    """(ids, ends in characters). A piece from inside a text is tokenised after a line break, which is then taken off again: some
-    tokenizers put a space before whatever comes first."""
-    if inside:
-        head, *_ = _encode(tokenizer, ["\n"])[0]
-        ids, _, ends = _encode(tokenizer, ["\n" + text])[0]
-        if ids[: len(head)] == head:
-            return ids[len(head) :], [max(0, last - 1) for last in ends.tolist()[len(head) :]]
-    ids, _, ends = _encode(tokenizer, [text])[0]
-    return ids, ends.tolist()
+def _sums(values: Any) -> Any:
+    """What comes before each, and the whole at the end."""
+    return np.concatenate([[0], np.cumsum(values, dtype=np.int64)])

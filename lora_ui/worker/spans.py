@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 _PRIVATE = re.compile("([\U000f0000-\U0010fffd])")
+_json = json.JSONEncoder(ensure_ascii=False).encode
 THOUGHTS = frozenset({"reasoning_content", "reasoning", "thinking"})
 _TAKEN_OUT = ("system", "tool", "tools", "thinking")
 
@@ -74,7 +75,7 @@ def lay_conversation(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], te
     """`learn`: all answers, the last one, or everything. Raises Unrenderable and what the template raises."""
     messages, tools = conversation(tokenizer, row, template)
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
-    cut, *marks = _unused(json.dumps([messages, tools], ensure_ascii=False), 1 + 2 * len(turns))
+    cut, *marks = _unused(_json([messages, tools]), 1 + 2 * len(turns))
 
     def kept(value: Any, role: str) -> Any:
         return _each_text(value, lambda text: _cut(tokenizer, template, role, text, cut))
@@ -102,7 +103,7 @@ def lay_conversation(tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], te
 def lay_prompt(tokenizer: PreTrainedTokenizerFast, messages: Messages, template: str) -> tuple[str, list[int]]:
     """(text of a conversation that waits for its next answer, places to cut between tokens)."""
     messages, _ = conversation(tokenizer, {"messages": messages}, template)
-    [cut] = _unused(json.dumps(messages, ensure_ascii=False), 1)
+    [cut] = _unused(_json(messages), 1)
     marked = [{**m, "content": _cut(tokenizer, template, m["role"], m["content"], cut)} for m in messages]
     return _take_out(lay_out(tokenizer, marked, None, template, ask=True)[0], cut)
 
@@ -276,7 +277,7 @@ def _changed() -> Unrenderable:
 
 
 def _unused(text: str, count: int) -> list[str]:
-    used = set(_PRIVATE.findall(text))
+    used = set() if text.isascii() else set(_PRIVATE.findall(text))
     free = (c for c in map(chr, range(0xF0000, 0xF0000 + len(used) + count)) if c not in used)
     return [next(free) for _ in range(count)]
 

@@ -224,10 +224,11 @@ def test_rows_together_have_the_tokens_of_rows_alone(family: Any) -> None:
     _, tokenizer, template = family
     rows = [{"messages": TURNS[:2]}, {"messages": [user("a<|im_end|><eos>b"), assistant("c")]}, {"messages": TURNS}, {"text": "Plain text"}]
     laid = [render.lay(tokenizer, row, "", template) for row in rows]
-    assert render.tokenise(tokenizer, laid, 9999) == [render.render(tokenizer, row, "", 9999, template) for row in rows]
+    together = render.tokenise(tokenizer, laid, 9999)
+    assert [together.row(at) for at in range(len(rows))] == [render.render(tokenizer, row, "", 9999, template) for row in rows]
     for row, one in zip(rows[:1] + rows[2:3], (laid[0], laid[2]), strict=True):
         assert one.text == layout.lay_out(tokenizer, row["messages"], None, template)[0]
-        assert render.tokenise(tokenizer, [one], 9999)[0].input_ids == tokenizer(one.text, add_special_tokens=False).input_ids
+        assert render.tokenise(tokenizer, [one], 9999).row(0).input_ids == tokenizer(one.text, add_special_tokens=False).input_ids
 
 
 def test_what_a_template_says_by_itself(tmp_path: Path) -> None:

@@ -89,8 +89,7 @@ def check(
     with terminal.explained(as_json), terminal.saved(report_file, data) as saved:
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, data, base_model, mapping)
-        chosen = settings.parse(raw)
-        report = runs.check(here, chosen.data.source, {str(role): column for role, column in chosen.data.mapping.items()} or None, _token())
+        report = runs.check(here, raw, _token())
         if base_model:
             terminal.follow(here, runs.prepare(here, raw, _token()).id)
             report = runs.counted(report, runs.prepared(here, raw, _token()))

@@ -26,7 +26,7 @@ def dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> 
 
 
 def held_out_dataset(home: Home, chosen: settings.Settings, token: str | None = None) -> data.Dataset | None:
-    """The rows of `data.held_out_source`, read with the same columns; None without one. Raises what `data.load` raises."""
+    """The rows of `data.held_out_source`, read with the same columns and trimmed alike; None without one. Raises what `data.load` raises."""
     return _read(home, chosen.data.held_out_source, chosen, token) if chosen.data.held_out_source else None
 
 
@@ -34,9 +34,9 @@ def _read(home: Home, source: str, chosen: settings.Settings, token: str | None)
     mapping = {str(role): column for role, column in chosen.data.mapping.items()}
     paths = [*(Path(line.strip()).expanduser() for line in source.splitlines()), home.mappings]
     stamp = [(path.stat().st_mtime_ns, path.stat().st_size) if path.is_file() else None for path in paths]
-    memory = json.dumps([str(home.root), source, mapping, stamp])
+    memory = json.dumps([str(home.root), source, mapping, chosen.data.trim, stamp])
     if memory not in _datasets or not home.dataset(_datasets[memory].digest).is_dir():
-        _datasets[memory] = data.load(home, source, mapping or None, token)
+        _datasets[memory] = data.load(home, source, mapping or None, token, trim=chosen.data.trim)
     return _datasets[memory]
 
 

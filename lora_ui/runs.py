@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, data, endings, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
+from lora_ui import chats, endings, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, WAITING, Job, Jobs
@@ -64,17 +64,18 @@ def prepared(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[
     return {**summary, "folder": str(prepared_rows.folder(home, asked))} if summary else None
 
 
-def check(home: Home, source: str, mapping: dict[str, str] | None, token: str | None = None) -> dict[str, Any]:
+def check(home: Home, raw: dict[str, Any], token: str | None = None) -> dict[str, Any]:
     """The report on data alone; tokens are null. Raises what `data.load` raises."""
-    return counted(data.load(home, source, mapping, token).report, None)
+    return counted(preflight.dataset(home, settings.parse(raw), token).report, None)
 
 
 def counted(report: dict[str, Any], summary: dict[str, Any] | None) -> dict[str, Any]:
-    """The report on data with what `prepared` says about it for one base model, where that is known."""
+    """The report on data with what `prepared` says about it for one base model, where that is known; `used`: rows that are, of its own."""
     if summary is None:
-        return {**report, "truncated": None, "tokens": None}
+        return {**report, "used": None, "truncated": None, "tokens": None}
     findings = [*report["findings"], *summary["findings"]]
-    return {**report, "truncated": summary["truncated"], "tokens": summary["tokens"], "findings": findings}
+    used = summary["train_rows"] + (0 if summary["own_held_out"] else summary["held_out_rows"])
+    return {**report, "used": used, "truncated": summary["truncated"], "tokens": summary["tokens"], "findings": findings}
 
 
 def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, token: str | None = None) -> dict[str, Any]:

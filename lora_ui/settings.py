@@ -68,7 +68,8 @@ class DataSettings(Group):
     system_prompt: Annotated[str, Ui()] = Field("", max_length=20000, title="System prompt", description="An instruction put before every row that has none of its own.")
     template_for_base: Annotated[Literal["chatml", "plain"], Ui()] = Field("chatml", title="Layout without a template", description="How conversations are written for a base model that has no chat template; it becomes part of the adapter.")
     learn: Annotated[Literal["all", "last", "everything"], Ui()] = Field("all", title="What is learned", description="Every answer of a conversation, only its last one, or everything, questions too.")
-    leave_out: Annotated[list[Literal["duplicate", "near_duplicate", "encoding", "language", "secret", "personal_data", "extreme_length", "special_token", "too_long", "leak"]], Ui()] = Field(default_factory=list, title="Left out", description="Rows with these findings are not used; the check of the data names them.")
+    leave_out: Annotated[list[Literal["duplicate", "near_duplicate", "encoding", "language", "secret", "personal_data", "extreme_length", "whitespace", "special_token", "too_long", "leak"]], Ui()] = Field(default_factory=list, title="Left out", description="Rows with these findings are not used; the check of the data names them.")
+    trim: Annotated[list[Literal["whitespace", "last_turn"]], Ui()] = Field(default_factory=list, title="Trimmed", description="Rows with these findings are trimmed: blank space around answers, turns after the last answer.")
     row_limit: Annotated[Annotated[int, Field(ge=2, le=1_000_000_000)] | None, Ui(step=1)] = Field(None, title="Row limit", description="Uses only this many rows, picked by chance with the split seed; empty uses all.")
     held_out_rows: Annotated[Annotated[float, Field(ge=0, le=100000)] | Auto, Ui(step=1, advanced=False)] = Field("auto", title="Held-out rows", description="Rows kept aside, or below 1 a share of them: it never learns from them, so that the test is fair.")
     held_out_source: Annotated[str, Ui()] = Field("", max_length=4000, title="Held-out data", description="A file, folder or Hub dataset of its own to test on, instead of rows kept aside.")
@@ -76,9 +77,9 @@ class DataSettings(Group):
 
     _read_numbers = field_validator("held_out_rows", mode="before")(_number)
 
-    @field_validator("leave_out", mode="before")
+    @field_validator("leave_out", "trim", mode="before")
     @classmethod
-    def _none_left_out(cls, value: Any) -> Any:
+    def _none_chosen(cls, value: Any) -> Any:
         return value or []
 
     @field_validator("held_out_rows")

@@ -13,9 +13,10 @@ from typing import Any
 import typer
 
 from lora_ui import errors, memory, runs, supervisor
-from lora_ui.data import html
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED
+from lora_ui.ui import saved_report
+from lora_ui.ui.words import Words
 
 EXIT = {"finished": 0, "stopped": 3}
 
@@ -45,7 +46,11 @@ def saved(path: Path | None, name: str) -> Iterator[dict[str, Any]]:
         raise
     finally:
         if path and report:
-            text = html.page(report) if path.suffix.lower() == ".html" else json.dumps(report, indent=1, ensure_ascii=False)
+            text = (
+                saved_report.page(report, Words("en"))
+                if path.suffix.lower() == ".html"
+                else json.dumps(report, indent=1, ensure_ascii=False)
+            )
             path.write_text(text, "utf-8")
 
 

@@ -86,6 +86,22 @@ def test_a_row_without_an_answer_is_left_out_counted_and_told(run, file):
     assert code == 0 and "12 ready, 1 left out" in out and "13" in out
 
 
+def test_a_recipe_trims_the_same_rows_again(run, file):
+    path = file("a.jsonl", GOOD + '{"question": "And this?", "answer": "  A bill.\\n\\n"}\n')
+    found = [json.loads(run("check", path, "--json", *more)[1]) for more in ((), ("--set", "data.trim=whitespace"))]
+    recipe = file("recipe.yaml", "data: {trim: [whitespace]}\n")
+    code, out, _ = run("check", path, "--settings", recipe, "--json")
+    assert code == 0 and json.loads(out) == found[1]
+    assert [(f["code"], f["action"], f["rows"]) for report in found for f in report["findings"]] == [
+        ("whitespace", "drop", [13]),
+        ("whitespace", "undo", [13]),
+    ]
+    assert found[0]["digest"] != found[1]["digest"] and found[0]["kept"] == found[1]["kept"] == 13
+    assert "1 row was trimmed, as chosen" in run("check", path, "--settings", recipe)[1]
+    code, _, err = run("check", path, "--set", "data.trim=blanks")
+    assert code == 1 and "data.trim" in err and "whitespace, last_turn" in err
+
+
 def test_columns_can_be_named_by_hand(run, file):
     path = file("a.csv", "colour,weight\nred,3 kg\nblue,4 kg\n")
     code, out, _ = run("check", path, "--map", "user=colour", "--map", "assistant=weight", "--json")

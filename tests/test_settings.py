@@ -106,6 +106,6 @@ def test_groups_keep_the_spelling_of_peft_and_trl():
 
 def test_every_field_says_what_it_is():
     found = settings.fields()
-    assert len(found) == 43
+    assert len(found) == 44
     assert all(f.title and f.description.endswith((".", "!")) for f in found)
     assert sorted(f.name for f in found if not f.ui.advanced) == ["base_model", "held_out_rows", "max_length", "num_train_epochs", "source"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from lora_ui.data.duplicates import Duplicates
 from lora_ui.data.private import has_email, has_phone, has_secret
 from lora_ui.data.report import finding
 from lora_ui.data.store import GROUP, Dataset, Told, quiet
-from lora_ui.data.writing import has_html, is_mojibake, script
+from lora_ui.data.writing import has_html, is_mojibake, script, trimmed
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
 
-FLAGS = ("duplicate", "near_duplicate", "encoding", "language", "secret", "personal_data", "extreme_length")
+FLAGS = ("duplicate", "near_duplicate", "encoding", "language", "secret", "personal_data", "extreme_length", "whitespace")
 """Codes of rows that can be left out before a tokenizer is known."""
-_FORM = 1
+_FORM = 2
 """Raised when checks change, so that they are made anew."""
 _LABELS = 20
 _FEW_WORDS = 60
@@ -35,9 +36,16 @@ _MOST = 0.9
 _LOOK = Say("Look at these rows; leave them out if they do not belong.")
 
 
-def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None, told: Told = quiet) -> Dataset:
+def load(
+    home: Home,
+    source: str | Path,
+    mapping: dict[str, str] | None = None,
+    token: str | None = None,
+    told: Told = quiet,
+    trim: Collection[str] = (),
+) -> Dataset:
     """`store.load` with the findings of these checks in its report. Raises as it does."""
-    dataset = store.load(home, source, mapping, token, told)
+    dataset = store.load(home, source, mapping, token, told, trim)
     own = check(home, dataset.digest, told)
     findings = [f for f in dataset.report["findings"] if f["code"] != "duplicate"] + own
     report = {**dataset.report, "findings": findings}
@@ -76,7 +84,7 @@ class _Seen:
     def __init__(self) -> None:
         self.rows, self.lengths, self.scripts = array("q"), array("q"), array("b")
         self.names: dict[str | None, int] = {None: -1}
-        self.said: dict[str, list[int]] = {name: [] for name in ("mojibake", "html", "secret", "email", "phone")}
+        self.said: dict[str, list[int]] = {name: [] for name in ("mojibake", "html", "secret", "email", "phone", "whitespace")}
         self.duplicates = Duplicates()
         self.labels: Counter[str] | None = Counter()
         self.label_rows: dict[str, list[int]] = {}
@@ -92,6 +100,8 @@ class _Seen:
         for name, look in looks.items():
             if look(text):
                 self.said[name].append(at)
+        if any(m["role"] == "assistant" and trimmed(m["content"]) != m["content"] for m in row.get("messages", ())):
+            self.said["whitespace"].append(at)
         if self.labels is not None:
             self._label(answer.strip(), row["row"], "text" in row)
 
@@ -117,7 +127,8 @@ class _Seen:
         flags = {"duplicate": self.duplicates.repeats(), "near_duplicate": near, "encoding": at("mojibake")}
         flags |= {"language": self._foreign()[2], "secret": at("secret"), "personal_data": at("email", "phone")}
         hashes = {"opening": np.frombuffer(self.duplicates.openings, np.int64), "words": np.frombuffer(self.duplicates.words, np.int64)}
-        return {"row": np.frombuffer(self.rows, np.int64), "group": groups, **hashes, **flags, "extreme_length": self._extreme()}
+        flags |= {"extreme_length": self._extreme(), "whitespace": at("whitespace")}
+        return {"row": np.frombuffer(self.rows, np.int64), "group": groups, **hashes, **flags}
 
     def _extreme(self) -> Any:
         """Rows more than twenty times as long as the middle one, and long at that."""
@@ -142,8 +153,8 @@ class _Seen:
 
         def warn(code: str, at: Any, message: str, fix: Say, action: str | None = "drop", **values: Any) -> list[dict[str, Any]]:
             rows = numbers[at].tolist()
-            said = _message(code, message, count=len(rows), **values)
-            return [finding(code, "warn", rows, said, fix, action=action)] if rows else []
+            said, trim = _message(code, message, count=len(rows), **values), "whitespace" if code == "whitespace" else None
+            return [finding(code, "warn", rows, said, fix, action=action, trim=trim)] if rows else []
 
         main, others, _ = self._foreign()
         lengths = np.frombuffer(self.lengths, np.int64)
@@ -160,6 +171,7 @@ class _Seen:
                 "personal_data", flags["personal_data"], "personal", Say("Remove them unless you may use them."), email=emails, phone=phones
             ),
             *warn("extreme_length", flags["extreme_length"], "long", _LOOK, longest=int(lengths.max()), middle=int(np.median(lengths))),
+            *warn("whitespace", flags["whitespace"], "blank", Say("Trim it unless it is meant: the model would learn to write it.")),
             *self._imbalance(),
         ]
 
@@ -200,6 +212,8 @@ def _message(code: str, kind: str, **values: Any) -> Say:
                 "{count} [answer is|answers are] in another script ({others}) than nearly all others ({main}). Languages of one script are not told apart.",
                 **values,
             )
+        case "blank":
+            return Say("{count} [row has|rows have] blank space before or after an answer.", **values)
         case "secret":
             return Say("{count} [row seems|rows seem] to hold a password or a secret key.", **values)
         case "personal":

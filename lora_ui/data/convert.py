@@ -2,7 +2,8 @@
 
 `{"messages": [{"role", "content"}, …]}` with `tools` beside it where the row has them, or `{"text": …}`. A message may also have
 `tool_calls` ([{"type": "function", "function": {"name", "arguments"}}]), `tool_call_id`, `name` and `reasoning_content`.
-Words are never changed: only joined (question and context, the columns of a template) and, for numbers, written out.
+Words are never changed: only joined (question and context, the columns of a template) and, for numbers, written out; what a person
+has trimmed is taken off by `trim`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 from typing import Any
 
 from lora_ui.data.recognise import TURN_ROLES, TURN_TEXTS, as_list
+from lora_ui.data.writing import trimmed
 
 ROLE_NAMES = {
     "user": ("human", "prompter", "customer", "client", "question", "instruction", "input", "用户", "人类", "客户", "问", "提问", "user_input"),
@@ -35,8 +37,9 @@ class LeftOut(Exception):
         self.reason = reason
 
 
-def convert(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
-    """`mapping`: role -> column, or a template over columns such as `{title}: {body}`. Raises LeftOut."""
+def convert(row: dict[str, Any], mapping: dict[str, str], to_last_answer: bool = False) -> dict[str, Any]:
+    """`mapping`: role -> column, or a template over columns such as `{title}: {body}`. `to_last_answer`: without the turns after it.
+    Raises LeftOut."""
     if "text" in mapping:
         text = _text(_value(row, mapping["text"]))
         if not text.strip():
@@ -46,9 +49,17 @@ def convert(row: dict[str, Any], mapping: dict[str, str]) -> dict[str, Any]:
     system = _value(row, mapping["system"], optional=True) if "system" in mapping else None
     if not _absent(system) and _text(system).strip() and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": _text(system)})
-    _check(turns)
+    _check(_to_last_answer(turns) if to_last_answer else turns)
     tools = _tools(row.get(mapping["tools"])) if "tools" in mapping else None
     return {"messages": turns, "tools": tools} if tools else {"messages": turns}
+
+
+def trim(made: dict[str, Any]) -> bool:
+    """Take the blank space around the answers of a canonical row off; whether there was any."""
+    answers = [m for m in made.get("messages", ()) if m["role"] == "assistant" and trimmed(m["content"]) != m["content"]]
+    for answer in answers:
+        answer["content"] = trimmed(answer["content"])
+    return bool(answers)
 
 
 def _absent(value: Any) -> bool:
@@ -190,6 +201,15 @@ def _tools(value: Any) -> list[Any] | None:
 
 
 _AFTER = {"user": ("", "assistant"), "assistant": ("user", "tool"), "tool": ("assistant", "tool")}
+
+
+def _to_last_answer(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same list, shortened."""
+    while turns and turns[-1]["role"] != "assistant":
+        turns.pop()
+    if not turns:
+        raise LeftOut("last_turn")
+    return turns
 
 
 def _check(turns: list[dict[str, Any]]) -> None:

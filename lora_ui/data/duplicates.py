@@ -23,7 +23,8 @@ ALIKE = 0.85
 ENOUGH = 12
 """Runs of words that a row needs to be compared; shorter ones are the same only when their words are."""
 _RUN = 3
-_SAMPLE = 500
+SAMPLE = 500
+"""First rows by which it is told what stands in nearly every row."""
 _EVERYWHERE = 0.2
 _WORDS = re.compile(r"[㐀-鿿가-힣ぁ-ヿ]|[^\W㐀-鿿가-힣ぁ-ヿ]+")
 _SEED = 42
@@ -54,25 +55,19 @@ class Duplicates:
         self.openings.append(number(opening))
         self.prompts.append(number(prompt))
         self.answers.append(number(answer))
-        words = _WORDS.findall(_spoken(row).lower())
+        words = _words(row)
         self.words.append(number(" ".join(words)))
-        self._waiting.append([" ".join(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)] if len(words) > ENOUGH else [])
-        if len(self._waiting) >= _SAMPLE:
+        self._waiting.append(_runs(words))
+        if len(self._waiting) >= SAMPLE:
             self._sign()
 
     def _sign(self) -> None:
         """MinHashes of the rows that wait. What is common is what is common among the first rows."""
         if self._common is None:
-            often = Counter(run for runs in self._waiting for run in set(runs))
-            limit = _EVERYWHERE * len(self._waiting)
-            self._common = {run for run, count in often.items() if count > limit} if len(self._waiting) >= 100 else set()
-        common = self._common
-        if common:
-            self._waiting = [[run for run in runs if run not in common] for runs in self._waiting]
-        compared = [len(runs) >= ENOUGH for runs in self._waiting]
-        rows = RMinHash.digest_matrix_from_token_sets(self._waiting, HASHES, _SEED).to_rows()
-        self._signatures.append(np.array(rows, np.uint32).reshape(-1, HASHES))
-        self._compared.append(np.array(compared, bool))
+            self._common = _everywhere(self._waiting)
+        signatures, compared = _signed(self._waiting, self._common)
+        self._signatures.append(signatures)
+        self._compared.append(compared)
         self._waiting = []
 
     def repeats(self) -> Any:
@@ -116,6 +111,36 @@ class Duplicates:
         sorted_prompts, sorted_answers = prompts[order], answers[order]
         differs = (sorted_prompts[1:] == sorted_prompts[:-1]) & (sorted_answers[1:] != sorted_answers[:-1])
         return np.flatnonzero(np.isin(prompts, np.unique(sorted_prompts[1:][differs]))).tolist()
+
+
+def everywhere(rows: list[dict[str, Any]]) -> set[str]:
+    """Runs of words that stand in so many of these rows that they do not count; `rows` are the first SAMPLE of a dataset."""
+    return _everywhere([_runs(_words(row)) for row in rows])
+
+
+def signed(rows: list[dict[str, Any]], common: set[str]) -> tuple[Any, Any]:
+    """(MinHashes, a row of HASHES numbers each; whether the row has enough words to be compared)."""
+    return _signed([_runs(_words(row)) for row in rows], common)
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    return _WORDS.findall(_spoken(row).lower())
+
+
+def _runs(words: list[str]) -> list[str]:
+    return [" ".join(words[i : i + _RUN]) for i in range(len(words) - _RUN + 1)] if len(words) > ENOUGH else []
+
+
+def _everywhere(waiting: list[list[str]]) -> set[str]:
+    often = Counter(run for runs in waiting for run in set(runs))
+    return {run for run, count in often.items() if count > _EVERYWHERE * len(waiting)} if len(waiting) >= 100 else set()
+
+
+def _signed(waiting: list[list[str]], common: set[str]) -> tuple[Any, Any]:
+    if common:
+        waiting = [[run for run in runs if run not in common] for runs in waiting]
+    rows = RMinHash.digest_matrix_from_token_sets(waiting, HASHES, _SEED).to_rows()
+    return np.array(rows, np.uint32).reshape(-1, HASHES), np.array([len(runs) >= ENOUGH for runs in waiting], bool)
 
 
 def number(text: str) -> int:

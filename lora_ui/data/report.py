@@ -19,12 +19,19 @@ LEFT_OUT = {
 
 
 def finding(
-    code: str, severity: str, rows: list[int], message: Say, fix: Say, count: int | None = None, action: str | None = None
+    code: str,
+    severity: str,
+    rows: list[int],
+    message: Say,
+    fix: Say,
+    count: int | None = None,
+    action: str | None = None,
+    trim: str | None = None,
 ) -> dict[str, Any]:
-    """`{code, severity, count, rows, message, fix, action}`; `rows` names at most five. `action` is what one click may do: `drop`
-    when `data.leave_out` takes the code, `trim` when cutting the rows is what happens without it, else None."""
+    """`{code, severity, count, rows, message, fix, action, trim}`; `rows` names at most five. `action` is what one click may do: `drop`
+    when `data.leave_out` takes the code, `undo` when the rows were trimmed, else None. `trim` is what `data.trim` takes, or None."""
     count = len(rows) if count is None else count
-    said = {"message": message.as_dict(), "fix": fix.as_dict(), "action": action}
+    said = {"message": message.as_dict(), "fix": fix.as_dict(), "action": action, "trim": trim}
     return {"code": code, "severity": severity, "count": count, "rows": rows[:5], **said}
 
 
@@ -44,7 +51,7 @@ def _says(reason: str, count: int) -> tuple[Say, Say]:
             return message, Say("Put the system turn first, or make it part of a question.")
         case "last_turn":
             message = Say("{count} [conversation does|conversations do] not end with the assistant and [is|are] left out.", count=count)
-            return message, Say("Write the answer that is missing, or take the last turn away.")
+            return message, Say("Write the answer that is missing, or trim what follows the last answer.")
         case "role_order":
             message = Say(
                 "{count} [conversation does|conversations do] not alternate between user and assistant and [is|are] left out.", count=count
@@ -59,7 +66,18 @@ def _says(reason: str, count: int) -> tuple[Say, Say]:
 
 def left_out_finding(reason: str, rows: list[int]) -> dict[str, Any]:
     """The finding about rows that cannot be learned from, for a key of LEFT_OUT."""
-    return finding(LEFT_OUT[reason], "drop", rows, *_says(reason, len(rows)))
+    trim = "last_turn" if reason == "last_turn" else None
+    return finding(LEFT_OUT[reason], "drop", rows, *_says(reason, len(rows)), trim=trim)
+
+
+def trimmed_finding(trim: str, rows: list[int]) -> dict[str, Any]:
+    """What was trimmed, as chosen; `trim` as `data.trim` takes it."""
+    if trim == "whitespace":
+        message = Say("{count} [row was|rows were] trimmed, as chosen: blank space before and after answers is gone.", count=len(rows))
+    else:
+        message = Say("{count} [row was|rows were] trimmed, as chosen: turns after the last answer are gone.", count=len(rows))
+    code = "whitespace" if trim == "whitespace" else LEFT_OUT[trim]
+    return finding(code, "warn", rows, message, Say("Your file stays as it is."), action="undo", trim=trim)
 
 
 def repeated_finding(rows: list[int]) -> dict[str, Any]:

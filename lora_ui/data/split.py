@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from lora_ui.data.checks import FLAGS, marks
+from lora_ui.data.near import near
 from lora_ui.home import Home
 
 
 @dataclass(frozen=True)
 class Split:
     """`used`: positions in order; `held_out`: those of them kept aside; `left_out`: row numbers by code; `over_limit`: how many rows
-    the limit left out; `leaks`: numbers of training rows that a held-out row repeats (same opening or same words)."""
+    the limit left out; `leaks`: numbers of training rows that a held-out row repeats (same opening or same words,
+    and nearly the same words where the test is a dataset of its own)."""
 
     used: list[int]
     held_out: frozenset[int]
@@ -57,7 +59,8 @@ def split(
         used = np.array(sorted(random.Random(seed).sample(used.tolist(), row_limit)), np.int64)
     aside = _aside(used, seen["group"], held_out_rows, seed)
     tested = marks(home, held_out_digest) if held_out_digest else {k: seen[k][sorted(aside)] for k in ("opening", "words")}
-    leaking = _leaks(seen, np.array([at for at in used.tolist() if at not in aside], np.int64), tested)
+    alike = near(home, digest, held_out_digest) if held_out_digest else np.empty(0, np.int64)  # groups see to it otherwise
+    leaking = _leaks(seen, np.array([at for at in used.tolist() if at not in aside], np.int64), tested, alike)
     if "leak" in leave_out and len(leaking):
         left_out["leak"] = seen["row"][leaking].tolist()
         used, leaking = np.setdiff1d(used, leaking), leaking[:0]
@@ -88,7 +91,8 @@ def _aside(used: Any, groups: Any, count: int, seed: int) -> set[int]:
     return aside if 2 * len(aside) >= count else set(random.Random(seed).sample(used.tolist(), min(count, len(used))))
 
 
-def _leaks(seen: dict[str, Any], training: Any, tested: dict[str, Any]) -> Any:
-    """Positions of training rows with an opening or the words of a tested one."""
+def _leaks(seen: dict[str, Any], training: Any, tested: dict[str, Any], alike: Any) -> Any:
+    """Positions of training rows with an opening or the words of a tested one, or that are among those `alike`."""
     repeated = np.isin(seen["opening"][training], tested["opening"]) | np.isin(seen["words"][training], tested["words"])
+    repeated |= np.isin(training, alike)
     return training[repeated]

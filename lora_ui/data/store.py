@@ -7,7 +7,7 @@ import hashlib
 import json
 import secrets
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,9 +19,9 @@ import pyarrow.parquet
 from lora_ui import errors
 from lora_ui.data import mappings, read
 from lora_ui.data.archives import unpacked
-from lora_ui.data.convert import LeftOut, convert
+from lora_ui.data.convert import LeftOut, convert, trim
 from lora_ui.data.recognise import Recognised, guess, recognise
-from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding, repeated_finding
+from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding, repeated_finding, trimmed_finding
 from lora_ui.data.sources import EXAMPLE, locate
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -52,11 +52,19 @@ def quiet(phase: str, done: int, total: int | None) -> None:
     """Tells nobody."""
 
 
-def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, token: str | None = None, told: Told = quiet) -> Dataset:
+def load(
+    home: Home,
+    source: str | Path,
+    mapping: dict[str, str] | None = None,
+    token: str | None = None,
+    told: Told = quiet,
+    trims: Collection[str] = (),
+) -> Dataset:
     """Read, recognise, check and keep, a row at a time. The same rows give the same digest.
 
     `source` is a path, `upload:<id>`, `example` or a Hub id, or several on lines of their own. `mapping` is role -> column or a template
     over columns; what is chosen is kept and used again, without a mapping, for a file with the same columns (see `forget_mapping`).
+    `trims` as `data.trim` in the settings.
     `report`: ok, name, source, digest, format, why, confidence, columns, mapping, files, rows, kept, dropped, findings.
     Raises DataNotFound, EmptyData, NotText, UnsupportedFile, UnreadableEncoding, BrokenRows, RowTooLong, TooManyColumns,
     BrokenArchive, ArchiveTooLarge, ColumnsNotRecognised, MissingColumns, NoRowsLeft, TooFewRows, UploadTooLarge, DiskFull, and what
@@ -66,7 +74,7 @@ def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, 
     with unpacked(home, packed) as files, _staging(home) as staging:
         known, seen = _recognised(home, name, files, mapping or None)
         raw = read.Raw()
-        count = _write(files, raw, known, staging, told)
+        count = _write(files, raw, known, staging, told, trims)
         total = count.kept + sum(map(len, count.left_out.values()))
         if not count.kept:
             reasons = ", ".join(f"{len(numbers)} × {code}" for code, numbers in count.left_out.items() if numbers)
@@ -146,6 +154,7 @@ class _Count:
 
     kept: int = 0
     left_out: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    trimmed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     repeated: list[int] = field(default_factory=list)
     whole: Any = field(default_factory=hashlib.sha256)
     seen: set[bytes] = field(default_factory=set)
@@ -159,13 +168,13 @@ class _Count:
         self.seen.add(alone[:8])
 
 
-def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path, told: Told) -> _Count:
+def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path, told: Told, trims: Collection[str]) -> _Count:
     """All rows that can be learned from into `path`, a group at a time."""
     count, waiting, characters = _Count(), [], 0
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as out:
         for number, row in read.stream(files, raw):
             try:
-                made = convert(row, known.mapping)
+                made = _made(number, row, known.mapping, trims, count)
                 kept = (_json(made.get("messages")), _json(made.get("tools")), made.get("text"))
                 count.add(number, "\0".join(part or "" for part in kept).encode())
             except LeftOut as e:
@@ -185,6 +194,20 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
     return count
 
 
+def _made(number: int, row: dict[str, Any], mapping: dict[str, str], trims: Collection[str], count: _Count) -> dict[str, Any]:
+    """The canonical row, trimmed as chosen. Raises LeftOut."""
+    try:
+        made = convert(row, mapping)
+    except LeftOut as e:
+        if e.reason != "last_turn" or e.reason not in trims:
+            raise
+        made = convert(row, mapping, to_last_answer=True)
+        count.trimmed["last_turn"].append(number)
+    if "whitespace" in trims and trim(made):
+        count.trimmed["whitespace"].append(number)
+    return made
+
+
 def _json(value: Any) -> str | None:
     return None if value is None else json.dumps(value, ensure_ascii=False)
 
@@ -197,6 +220,7 @@ def _flush(out: pyarrow.parquet.ParquetWriter, waiting: list[tuple[Any, ...]]) -
 
 def _findings(raw: read.Raw, count: _Count) -> list[dict[str, Any]]:
     findings = [left_out_finding(reason, count.left_out[reason]) for reason in LEFT_OUT if count.left_out[reason]]
+    findings += [trimmed_finding(trim, rows) for trim, rows in count.trimmed.items()]
     findings += [repeated_finding(count.repeated)] if count.repeated else []
     findings += [encoding_finding(file, encoding) for file, encoding in raw.encodings.items()]
     if raw.renamed:

@@ -1,4 +1,4 @@
-"""How a text is written: its script, letters that were decoded wrongly, and left-overs of web pages.
+"""How a text is written: its script, letters that were decoded wrongly, left-overs of web pages, blank space around it.
 
 A script is not a language: English among German is not seen, Russian among Chinese is.
 """
@@ -28,6 +28,7 @@ _HTML = re.compile(
     r"|&(?:amp|lt|gt|nbsp|quot|apos|#\d{2,6}|#x[0-9a-f]{2,5});",
     re.I,
 )
+_EMPTY_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 _CONTINUED = "\u0080-\u00bf€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ"
 _MOJIBAKE = re.compile(
     "\ufffd|锟斤拷|[ÂÃ][\u0080-\u00bf]"
@@ -56,3 +57,10 @@ def is_mojibake(text: str) -> bool:
 def has_html(text: str) -> bool:
     """Whether it holds tags or entities of a web page outside code."""
     return ("<" in text or "&" in text) and bool(_HTML.search(text)) and bool(_HTML.search(_CODE.sub("", text)))
+
+
+def trimmed(text: str) -> str:
+    """Without the blank space at its end, empty lines in front and a single space in front. A first line that is indented by more
+    stays so: it may be code, or how a paragraph begins."""
+    text = _EMPTY_LINES.sub("", text.rstrip().lstrip("\ufeff\u200b"))
+    return text[1:] if text[:1] == " " and not text[1:2].isspace() else text

@@ -12,7 +12,7 @@ import gradio as gr
 
 from lora_ui import data, errors
 from lora_ui.data import sources
-from lora_ui.ui import draft, looking, reading, report_card, tokens, trust
+from lora_ui.ui import draft, findings, looking, reading, report_card, tokens, trust
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, panel
@@ -23,6 +23,7 @@ def build(page: Page) -> None:
     page.title()
     parts = Parts(page)
     _wire_sources(page, parts)
+    _wire_trims(page, parts)
     _wire_change(page, parts)
     looking.wire(page, parts)
 
@@ -83,12 +84,27 @@ def _wire_sources(page: Page, p: Parts) -> None:
     page.on(p.halt.click, threading.Event.set, p.halting)
 
 
+def _wire_trims(page: Page, p: Parts) -> None:
+    def wire(code: str) -> None:
+        def trim(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
+            """Read again with the rows of a finding trimmed, or as they are in the file."""
+            codes = [c for c in here["trim"] if c != code] + ([] if code in here["trim"] else [code])
+            remembered = draft.with_left_out(remembered, trim=codes)
+            yield from _show(page, p, here["source"], here["mapping"], remembered, here["name"], tokens.of(request), about=code)
+
+        page.on(p.board.places[code][3].click, trim, [p.here, page.memory], [*p.shown, page.memory])
+
+    for code in findings.TRIMS:
+        wire(code)
+
+
 def _show(
-    page: Page, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str, token: str = ""
+    page: Page, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], name: str, token: str = "", about: str = ""
 ) -> Iterator[dict[Any, Any]]:
-    """Read `source` and show it, with a bar while that takes long; or what stands in the way."""
+    """Read `source` and show it, with a bar while that takes long; or what stands in the way. `about`: the place of the finding whose
+    first row is shown first."""
     t = page.t
-    read, halt = functools.partial(_read, page, p, source, mapping, remembered, token or None), threading.Event()
+    read, halt = functools.partial(_read, page, p, source, mapping, remembered, token or None, about), threading.Event()
     try:
         for said, made in reading.watched(t, name, read, halt):
             if made is None:
@@ -110,7 +126,7 @@ def _clears(page: Page, p: Parts) -> list[Any]:
 
 def _cleared(page: Page, p: Parts, remembered: dict[str, Any]) -> dict[Any, Any]:
     """The page before anything was brought."""
-    kept = {k: v for k, v in draft.with_left_out(remembered, None).items() if k not in ("source", "mapping", "data_name")}
+    kept = {k: v for k, v in draft.with_other_data(remembered).items() if k not in ("source", "mapping", "data_name")}
     hidden = {part: gr.update(visible=False) for part in _clears(page, p)[1:7]}
     return {**hidden, p.bring: gr.update(visible=True), p.file: None, p.here: {}, page.memory: kept}
 
@@ -130,14 +146,14 @@ def _hub_name(asked: str) -> str:
 
 
 def _read(
-    page: Page, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], token: str | None, told: data.Told
+    page: Page, p: Parts, source: str, mapping: dict[str, str], remembered: dict[str, Any], token: str | None, about: str, told: data.Told
 ) -> dict[Any, Any]:
     home, t = page.home, page.t
     source = trust.source(home, source)
-    found = data.load(home, source, mapping or None, token, told)
+    if remembered.get("source") != source:
+        remembered = draft.with_other_data(remembered)
+    found = data.load(home, source, mapping or None, token, told, looking.trims(home, remembered, source, mapping))
     peeked = data.peek(home, source, token)
-    if remembered.get("source") != source:  # what was left out was left out of other rows
-        remembered = draft.with_left_out(remembered, None)
     name, kept = found.name, found.report["kept"]
     here = {"source": source, "mapping": mapping, "name": name, "digest": found.digest, "kept": kept, "first": peeked["first"]}
     here = looking.asked(home, remembered, here)
@@ -148,7 +164,7 @@ def _read(
         p.there: gr.update(visible=True),
         p.foot: gr.update(visible=True),
         p.token_problem: gr.update(visible=False),
-        **{p.here: here, **looking.moved(home, t, p, now, looking.at(0, now, "chat"))},
+        **{p.here: here, **looking.moved(home, t, p, now, looking.at(looking.first_of(home, now, about), now, "chat"))},
         **{**looking.checked(home, t, p, now), p.counts: ""},
         p.view: "chat",
         page.memory: {**remembered, "source": source, "mapping": mapping, "data_name": name},

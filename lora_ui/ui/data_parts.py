@@ -36,7 +36,7 @@ class Upload(gr.File):
 
 class Parts:
     """The page's components and its three states (see looking.py). `here`: source, mapping, name, digest, kept, first; raw, asked,
-    leave_out, row_limit; findings (what was there before the last choice). `place`: at, view, of, counted, turn. `count`: asked, job, params, prepared, drawn, far."""
+    leave_out, trim, row_limit, learn, system_prompt; findings (what was there before the last choice). `place`: at, view, of, counted, turn. `count`: asked, job, params, prepared, drawn, far."""
 
     def __init__(self, page: Page):
         t = page.t
@@ -91,6 +91,7 @@ class Parts:
             self.longest = gr.Button(t("data.longest"), size="sm", scale=0, min_width=120)
             self.random = gr.Button(t("data.random"), size="sm", scale=0, min_width=160)
             self.report = gr.Button(t("data.report"), size="sm", scale=0, min_width=180)
+            self.report_json = gr.Button(t("data.report_json"), size="sm", scale=0, min_width=180)
             self.wanted = gr.Textbox(
                 label=t("data.go_to"),
                 placeholder=t("data.go_to"),

@@ -48,16 +48,22 @@ def of(home: Home, memory: dict[str, Any], rows: int) -> Draft:
 
 def left_out(memory: dict[str, Any]) -> dict[str, Any]:
     """The choice of rows made on the Data page, as partial settings: no form shows it, so every new draft takes it over."""
-    codes = (memory.get("settings") or {}).get("data", {}).get("leave_out")
-    return {"data": {"leave_out": codes}} if codes is not None else {}
+    group = (memory.get("settings") or {}).get("data", {})
+    chosen = {key: group[key] for key in ("leave_out", "trim") if group.get(key) is not None}
+    return {"data": chosen} if chosen else {}
 
 
-def with_left_out(memory: dict[str, Any], codes: list[str] | None) -> dict[str, Any]:
-    """The memory with this choice of rows; None: with none of its own."""
+def with_left_out(memory: dict[str, Any], **codes: list[str] | None) -> dict[str, Any]:
+    """The memory with this choice of rows (`leave_out`, `trim`); None: with none of its own."""
     chosen = dict(memory.get("settings") or {})
-    group = {key: value for key, value in chosen.pop("data", {}).items() if key != "leave_out"}
-    group |= {} if codes is None else {"leave_out": codes}
+    group = {key: value for key, value in chosen.pop("data", {}).items() if key not in codes}
+    group |= {key: value for key, value in codes.items() if value is not None}
     return {**memory, "settings": {**chosen, **({"data": group} if group else {})}}
+
+
+def with_other_data(memory: dict[str, Any]) -> dict[str, Any]:
+    """What was left out or trimmed was so of other rows."""
+    return with_left_out(memory, leave_out=None, trim=None)
 
 
 def command(home: Home, draft: Draft, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What was found in the data, each with its buttons: look at its rows, leave them out, use them again.
+"""What was found in the data, each with its buttons: look at its rows, leave them out, use them again, trim them, undo that.
 
 Every finding that can be left out has a place of its own on the page, so that a click means what was read even when the token count
 has just brought more findings, and a button keeps its focus when its words change.
@@ -22,27 +22,31 @@ CODES = (*checks.FLAGS, "special_token", "too_long", "leak")
 """What `data.leave_out` takes."""
 GRAVE = tuple(f"grave-{at}" for at in range(8))
 OTHER = tuple(f"other-{at}" for at in range(8))
+TRIMS = ("last_turn", "whitespace")
+"""What `data.trim` takes; also the places of these findings, before and after."""
+PLACES = (*GRAVE, TRIMS[0], *CODES, *OTHER)
 
 
 class Board:
-    """Places for findings, worst first: `places` has for each the row, its words, the show button and the choice. `parts` are all."""
+    """Places for findings, worst first: `places` has for each the row, its words, the buttons to show, to trim and to leave out. `parts` are all."""
 
     def __init__(self, t: Words) -> None:
-        self.places: dict[str, tuple[Any, Any, Any, Any]] = {}
+        self.places: dict[str, tuple[Any, Any, Any, Any, Any]] = {}
         with gr.Column(visible=False, elem_classes="lu-findings", elem_id="findings") as self.all:
             html(f'<h2>{esc(t("data.findings"))}</h2><p class="muted">{esc(t("data.findings_hint"))}</p>')
-            for name in (*GRAVE, *CODES, *OTHER):
+            for name in PLACES:
                 with gr.Row(visible=False, elem_classes="lu-finding", elem_id=f"finding-{name}") as place:
                     words = html(elem_classes="finding-words")
                     show = gr.Button(t("data.show_rows"), size="sm", scale=0, min_width=150)
+                    trim = gr.Button(t("data.untrim"), size="sm", scale=0, min_width=150, visible=name in TRIMS)
                     choice = gr.Button(t("data.use_again"), size="sm", scale=0, min_width=150, visible=name in CODES)
-                self.places[name] = (place, words, show, choice)
+                self.places[name] = (place, words, show, trim, choice)
         self.parts = [self.all, *(part for place in self.places.values() for part in place)]
 
     def show(self, t: Words, found: dict[str, dict[str, Any]]) -> dict[Any, Any]:
         """Updates for all parts; `found` as `listed` gives it."""
         shown: dict[Any, Any] = {self.all: gr.update(visible=bool(found))}
-        for name, (place, words, show, choice) in self.places.items():
+        for name, (place, words, show, trim, choice) in self.places.items():
             if name not in found:
                 shown[place] = gr.update(visible=False)
                 continue
@@ -51,8 +55,13 @@ class Board:
             shown[words] = report_card.finding(t, one)
             # the words are said each time, because Gradio drops those of a button that it updates before it was ever drawn
             shown[show] = gr.update(value=t("data.show_rows"), visible=one["shown"])
+            trimmed = one["action"] == "undo"
+            if name in TRIMS:
+                said = t("data.untrim") if trimmed else t("data.trim", n=number(one["count"]))
+                shown[trim] = gr.update(value=said, visible=not one["chosen"])
             if name in CODES:
-                shown[choice] = t("data.use_again") if one["chosen"] else t("data.leave_out", n=number(one["count"]))
+                said = t("data.use_again") if one["chosen"] else t("data.leave_out", n=number(one["count"]))
+                shown[choice] = gr.update(value=said, visible=not trimmed)
         return shown
 
 
@@ -64,24 +73,25 @@ def listed(home: Home, here: dict[str, Any]) -> dict[str, dict[str, Any]]:
     own = [f for f in summary["findings"] if "code" not in f["message"]["values"]]
     found = [*data.open(home, here["digest"]).report["findings"], *own]
     before = {code: f for code, f in here.get("findings", {}).items() if code in CODES}
-    placed = dict(zip(GRAVE, (f for f in found if f["severity"] != "warn")))
+    placed = {f["trim"]: f for f in found if f.get("trim")}
+    placed |= dict(zip(GRAVE, (f for f in found if f["severity"] != "warn" and not f.get("trim"))))
     choices = {f["code"]: f for f in found if f["action"] == "drop"}
     for code in CODES:
         if code in here["leave_out"]:
             one = choices.get(code) or before.get(code) or _unknown(code)
             count = summary["left_out"].get(code, one["count"])
-            if count != 0 and (count or not here["prepared"]):
+            if count != 0 and (count or not here["prepared"]) and placed.get(code, one)["action"] == "drop":
                 placed[code] = {**one, "count": count, "chosen": True}
         elif code in choices:
             placed[code] = choices[code]
-    placed |= dict(zip(OTHER, (f for f in found if f["severity"] == "warn" and f["action"] != "drop")))
+    placed |= dict(zip(OTHER, (f for f in found if f["severity"] == "warn" and f["action"] is None)))
     numbers = set(checks.marks(home, here["digest"])["row"].tolist())
     return {place: {"chosen": False, **f, "shown": bool(numbers.intersection(f["rows"]))} for place, f in placed.items()}
 
 
 def _unknown(code: str) -> dict[str, Any]:
     """A code that was chosen before its rows were counted."""
-    return {"code": code, "severity": "warn", "count": None, "rows": [], "message": None, "fix": None, "action": "drop"}
+    return {"code": code, "severity": "warn", "count": None, "rows": [], "message": None, "fix": None, "action": "drop", "trim": None}
 
 
 def positions(home: Home, digest: str, finding: dict[str, Any]) -> list[int]:

@@ -19,7 +19,7 @@ from lora_ui.ui.shell import esc, html
 from lora_ui.ui.words import Words
 
 PLAIN = ("training.num_train_epochs", "training.max_length", "data.held_out_rows")
-ELSEWHERE = ("model.base_model", "data.source", "data.mapping", "data.leave_out", "data.held_out_source")
+ELSEWHERE = ("model.base_model", "data.source", "data.mapping", "data.leave_out", "data.trim", "data.held_out_source")
 """Chosen by their own parts of the pages."""
 SUPERSCRIPTS = str.maketrans("⁻", "-")
 """The rest of a raised number NFKC lowers; this sign it would make a minus of another kind."""

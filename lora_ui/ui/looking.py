@@ -7,6 +7,7 @@ and choosing, `place` (which row is shown) by moving, `count` (the token count) 
 from __future__ import annotations
 
 import functools
+import json
 import random
 import time
 from pathlib import Path
@@ -17,10 +18,9 @@ import numpy as np
 
 from lora_ui import data, errors, machine, presets, runs, settings
 from lora_ui.data import checks
-from lora_ui.data import html as report_html
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
-from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view, tokens
+from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view, saved_report, tokens
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.shell import Page, esc, number, panel, problem_of
 from lora_ui.ui.words import Words
@@ -29,8 +29,9 @@ from lora_ui.ui.words import Words
 def asked(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
     """`here` with the settings that the Train page would start with, and what these leave out; `asked` tells one count from the next."""
     raw = _raw(home, remembered, here)
-    chosen = settings.parse(raw)
-    return {**here, "raw": raw, "leave_out": chosen.data.leave_out, "row_limit": chosen.data.row_limit, "asked": time.time_ns()}
+    chosen = settings.parse(raw).data
+    mine = {name: getattr(chosen, name) for name in ("leave_out", "trim", "row_limit", "learn", "system_prompt")}
+    return {**here, **mine, "raw": raw, "asked": time.time_ns()}
 
 
 def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[str, Any]:
@@ -44,6 +45,12 @@ def _raw(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[s
     return raw
 
 
+def trims(home: Home, remembered: dict[str, Any], source: str, mapping: dict[str, str]) -> list[str]:
+    """What the settings trim, before the rows are read."""
+    raw = _raw(home, remembered, {"source": source, "mapping": mapping, "kept": 0})
+    return list(settings.parse(raw).data.trim)
+
+
 def at(row: int, now: dict[str, Any], view: str, of: tuple[str, int, int] | None = None) -> dict[str, Any]:
     """A place in the data: the position of a row, how it is shown, and as which of a finding's rows (its place on the board, which, how
     many). `counted`: whether it was drawn with a token count; `now` as `known` gives it. The view stands here because the one that the
@@ -55,6 +62,12 @@ def at(row: int, now: dict[str, Any], view: str, of: tuple[str, int, int] | None
 def moved(home: Home, t: Words, p: Parts, now: dict[str, Any], place: dict[str, Any]) -> dict[Any, Any]:
     """A row is shown; `now` as `known` gives it."""
     return {p.place: place, p.turn: place["turn"], p.row: row_view.row(home, t, now, place)}
+
+
+def first_of(home: Home, now: dict[str, Any], place: str) -> int:
+    """The position of the first row of the finding at a place of the board; of the first row where there is none. `now` as `known` gives it."""
+    one = findings.listed(home, now).get(place)
+    return ([*findings.positions(home, now["digest"], one), 0] if one else [0])[0]
 
 
 def known(here: dict[str, Any], count: dict[str, Any]) -> dict[str, Any]:
@@ -105,8 +118,8 @@ def _wire_count(page: Page, p: Parts) -> None:
         stage = row_view.stage(home, now)
         if stage and not place["counted"] and count["drawn"] != (place["turn"], stage):
             count = {**count, "drawn": (place["turn"], stage)}
-            row = row_view.row(home, t, now, place)
-            changed |= {p.count: count, p.row: row if place["view"] != "chat" or here["leave_out"] else gr.skip()}
+            row, before = (row_view.row(home, t, then, place) for then in (now, known(here, {})))
+            changed |= {p.count: count, p.row: row if row != before else gr.skip()}
         return changed or {p.count: gr.skip()}
 
     counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
@@ -166,7 +179,7 @@ def _wire_findings(page: Page, p: Parts) -> None:
         """Leave the rows of a finding out, or use them again."""
         codes = [c for c in here["leave_out"] if c != code]
         codes += [] if code in here["leave_out"] else [code]
-        remembered = draft.with_left_out(remembered, codes)
+        remembered = draft.with_left_out(remembered, leave_out=codes)
         here = {**asked(home, remembered, here), "findings": findings.listed(home, known(here, count))}
         now = known(here, {})
         place = at(place["at"], now, view)
@@ -177,7 +190,7 @@ def _wire_findings(page: Page, p: Parts) -> None:
 
     chosen = [memory, p.here, *moving, p.summary, p.counts, p.lengths, *p.board.parts]
     to_row = "() => document.getElementById('row').scrollIntoView({block: 'nearest'})"
-    for name, (_, _, rows, choice) in p.board.places.items():
+    for name, (_, _, rows, _, choice) in p.board.places.items():
         shown = page.on(rows.click, functools.partial(show, name), [p.here, p.place, p.count, p.view], moving)
         shown.then(None, None, None, js=to_row, api_visibility="private")
         if name in findings.CODES:
@@ -217,13 +230,14 @@ def _wire_rows(page: Page, p: Parts) -> None:
 
     page.on(p.wanted.submit, go_to, [p.wanted, p.here, p.count, p.view], moving, at=p.row_problem)
 
-    def report(here: dict[str, Any], count: dict[str, Any]) -> Path:
-        made = browser.folder() / "report.html"
+    def report(kind: str, here: dict[str, Any], count: dict[str, Any]) -> Path:
+        made = browser.folder() / f"report.{kind}"
         said = runs.counted(data.open(home, here["digest"]).report, known(here, count)["prepared"])
-        made.write_text(report_html.page(said), "utf-8")
+        made.write_text(saved_report.page(said, t) if kind == "html" else json.dumps(said, indent=1, ensure_ascii=False), "utf-8")
         return made
 
-    browser.saves(page, p.report, report, [p.here, p.count])
+    for button, kind in ((p.report, "html"), (p.report_json, "json")):
+        browser.saves(page, button, functools.partial(report, kind), [p.here, p.count])
 
     def first_row(here: dict[str, Any], *chosen: str) -> str:
         return report_card.first_row(t, here.get("first") or [], list(chosen))

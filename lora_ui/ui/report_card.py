@@ -5,25 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from lora_ui import settings
+from lora_ui.ui import saved_report
 from lora_ui.ui.shell import esc, number
 from lora_ui.ui.words import Words
 
 ROLES = ("user", "assistant", "context", "system", "text", "messages")
 STEPS = {"done": "✓", "look": "!", "now": "→"}
-MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
+MARKS = {"error": "✕", "drop": "✕", "warn": "!", "trimmed": "✓"}
 
 
 def summary(t: Words, name: str, report: dict[str, Any], findings: list[dict[str, Any]], ready: int) -> str:
     """`findings` as `findings.listed` gives them; `ready`: rows that are used, of all rows of the report."""
-    worth = sum(f["severity"] == "warn" and not f["chosen"] for f in findings)
+    worth = sum(f["severity"] == "warn" and not f["chosen"] and f["action"] != "undo" for f in findings)
     marks = [f'<span class="pill finished"><span aria-hidden="true">✓</span> {esc(t("data.ready", n=number(ready)))}</span>']
     if worth:
         marks.append(f'<span class="pill warn"><span aria-hidden="true">!</span> {esc(t("data.worth_a_look", n=number(worth)))}</span>')
     if left := report["rows"] - ready:
         marks.append(f'<span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.left_out", n=number(left)))}</span>')
-    kind = t("data.format." + report["format"])
-    if report["format"] != "by_hand":
-        kind = t("data.kind", kind=kind, sure=t("data.confidence." + report["confidence"]))
+    kind = saved_report.kind(t, report)
     why = t.say(report["why"]) if report["why"] else ""
     return (
         f'{_steps(t, bool(worth or left))}<div class="facts-head">'
@@ -48,8 +47,8 @@ def finding(t: Words, finding: dict[str, Any]) -> str:
     if (more := (finding["count"] or 0) - len(finding["rows"])) > 0:
         numbers = t("data.and_more", rows=numbers, n=number(more))
     where = t("data.found_row" if finding["count"] == 1 else "data.found_rows", rows=numbers) if finding["rows"] else ""
-    severity = "drop" if finding["chosen"] else finding["severity"]
-    look = {"error": "failed", "drop": "failed", "warn": "warn"}[severity]
+    severity = "drop" if finding["chosen"] else "trimmed" if finding["action"] == "undo" else finding["severity"]
+    look = {"error": "failed", "drop": "failed", "warn": "warn", "trimmed": "finished"}[severity]
     mark = f'<span class="pill {look}"><span aria-hidden="true">{MARKS[severity]}</span> {esc(t("data.severity." + severity))}</span>'
     message = t("data.chosen", what=t("data.kind_of." + finding["code"])) if finding["chosen"] else t.say(finding["message"])
     fix = "" if finding["chosen"] else f'<p class="muted">{esc(t.say(finding["fix"]))}</p>'

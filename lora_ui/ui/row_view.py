@@ -66,14 +66,16 @@ def row(home: Home, t: Words, here: dict[str, Any], at: dict[str, Any]) -> str:
     place = places(summary["folder"]).get(found["row"]) if summary else None
     if summary and place is None:
         marks += f' <span class="pill failed"><span aria-hidden="true">✕</span> {esc(t("data.severity.drop"))}</span>'
+    if place and place[0] == "held_out":
+        marks += f' <span class="pill queued">{esc(t("data.kept_aside"))}</span>'
+    learned = prepared.read_rows(Path(summary["folder"]), place[0], place[1], 1)[0] if summary and place else None
     if view == "chat":
-        body = row_html.chat(t, found)
+        body = row_html.chat(t, found, here["learn"], here["system_prompt"], learned)
     elif summary is None:
         early = _early(home, here, found["row"])
         body = _DRAW[view](t, early, set()) if early else f'<p class="muted">{esc(t("data.view_wait"))}</p>'
-    elif place is None:
+    elif learned is None:
         body = f'<p class="muted">{esc(t("data.view_left_out"))}</p>'
     else:
-        learned = prepared.read_rows(Path(summary["folder"]), place[0], place[1], 1)[0]
         body = _DRAW[view](t, learned, set(summary["special_ids"]))
     return f'<p class="row-head">{marks} <span class="muted">{esc(t("data.truth"))}</span></p>{body}{row_html.legend(t)}'

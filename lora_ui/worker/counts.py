@@ -133,7 +133,9 @@ def _row_findings(counts: Counts, split: Split) -> list[dict[str, Any]]:
         )
         found.append(finding("special_token", "warn", counts.control_like, message, Say("Remove it unless it is meant."), action="drop"))
     if n := len(split.leaks):
-        message = Say("{count} training [row has|rows have] the prompt or all words of a held-out row, so the test is too easy.", count=n)
+        message = Say(
+            "{count} training [row has|rows have] the prompt or nearly all words of a held-out row, so the test is too easy.", count=n
+        )
         fix = Say("Leave them out of training, or test on other rows.")
         found.append(finding("leak", "warn", split.leaks, message, fix, action="drop"))
     return found

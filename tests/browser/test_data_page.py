@@ -1,6 +1,8 @@
 """The Data page with a file that has something wrong: its findings' buttons, the picture of its lengths, pasted text, several files."""
 
 import csv
+import json
+import os
 import re
 
 import pytest
@@ -51,11 +53,17 @@ def finding(page, words):
     return page.locator(".lu-finding", has_text=words)
 
 
+def pictured(page, name):
+    """What the page looks like now, to look at by hand."""
+    if folder := os.environ.get("LORA_UI_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
 def sideways(page) -> int:
     return page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
 
 
-def with_small_model(page, t, app, model):
+def with_small_model(page, t, app, model, length="96"):
     """The base model is chosen on the Train page, with the example; the Data page counts its tokens."""
     page.goto(app.url)
     expect(page).to_have_title(f"{t('data.name')} · LoRA UI")  # the page listens from here on
@@ -66,9 +74,9 @@ def with_small_model(page, t, app, model):
     page.locator("#base-model input").fill(model)
     page.locator("#base-model input").press("Enter")
     expect(page.locator("#plan")).to_contain_text("126,016")
-    length = page.locator("#set-training-max_length input").first
-    length.fill("96")
-    length.press("Tab")
+    box = page.locator("#set-training-max_length input").first
+    box.fill(length)
+    box.press("Tab")
     title = next(t.field(field)[0] for field in settings.fields() if field.key == "training.max_length")
     expect(page.locator("body")).to_contain_text(t("train.changed", what=title))
     page.goto(app.url)
@@ -114,7 +122,11 @@ def test_a_finding_shows_its_rows_and_leaves_them_out(app, visit, file, small, r
 
     with page.expect_download() as saved:
         page.get_by_role("button", name=t("data.report"), exact=True).click()
-    assert "AKIA" not in (kept := saved.value.path().read_text()) and report["secret"]["message"]["text"] in kept
+    assert "AKIA" not in (kept := saved.value.path().read_text("utf-8")) and t.say(report["secret"]["message"]) in kept
+    with page.expect_download() as saved:
+        page.get_by_role("button", name=t("data.report_json"), exact=True).click()
+    kept = json.loads(saved.value.path().read_text("utf-8"))
+    assert (saved.value.suggested_filename, kept["kept"], kept["tokens"]["trained"] > 0) == ("report.json", 29, True)
 
     repeated.get_by_role("button", name=t("data.leave_out", n=2)).click()
     chosen = finding(page, t("data.kind_of.duplicate"))
@@ -152,6 +164,56 @@ def test_training_follows_what_is_left_out_until_other_data_comes(app, visit, fi
     page.goto(app.url)
     bring(page, t, harbour(file.with_name("other.csv")))
     expect(page.locator("body")).to_contain_text(t("data.ready", n=29))
+
+
+@pytest.mark.parametrize(("width", "language", "dark"), [(390, "en", True), (1280, "zh", False)])
+def test_rows_are_trimmed_and_as_they_were_again(app, visit, small, tmp_path, width, language, dark):
+    chats = [[("user", f"Is pier {n} free?"), ("assistant", f"Pier {n} is free.")] for n in range(1, 13)]
+    chats[3][1] = ("assistant", "  Pier 4 is free.\n\n\n")
+    chats[6][1] = ("assistant", "\nPier 7 is free.")
+    chats[8] += [("user", "Thank you.")]
+    file = tmp_path / "chats.jsonl"
+    file.write_text("".join(json.dumps({"messages": [{"role": r, "content": c} for r, c in chat]}) + "\n" for chat in chats))
+    page, t = visit(width=width, height=844, language=language, dark=dark)
+    with_small_model(page, t, app, small)
+    bring(page, t, file)
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=11))
+    last, blank, row = page.locator("#finding-last_turn"), page.locator("#finding-whitespace"), page.locator("#row")
+    expect(blank.get_by_role("button", name=t("data.leave_out", n=2))).to_be_visible()
+
+    last.get_by_role("button", name=t("data.trim", n=1)).click()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=12))
+    expect(row).to_contain_text(t("data.where", row=9, at=9, n=12))
+    expect(row).not_to_contain_text("Thank you.")
+    blank.get_by_role("button", name=t("data.trim", n=2)).click()
+    expect(blank).to_contain_text(t("data.severity.trimmed"))
+    expect(last).to_contain_text(t("data.severity.trimmed"))
+    expect(blank.get_by_role("button", name=t("data.leave_out", n=2))).to_have_count(0)
+    expect(row).to_contain_text(t("data.where", row=4, at=4, n=12))
+    assert page.locator("#row .row-view mark").inner_text() == "  Pier 4 is free."  # indented by two: it may be meant
+    for at, number in ((1, 4), (2, 7)):
+        blank.get_by_role("button", name=t("data.show_rows")).click()
+        expect(row).to_contain_text(t("data.of_finding", at=at, n=2))
+        expect(row).to_contain_text(t("data.where", row=number, at=number, n=12))
+    page.get_by_text(t("data.view_reading"), exact=True).click()
+    expect(row).to_contain_text("assistant\nPier 7 is free.<|im_end|>", timeout=COUNTED)
+    assert sideways(page) <= 0
+    pictured(page, f"trimmed-{language}")
+
+    page.reload()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=12))
+    page.locator("#use-data").click()
+    page.wait_for_url(re.compile("train"))
+    expect(page.locator("#start")).to_be_enabled()
+    page.get_by_text(t("train.command"), exact=True).click()
+    expect(page.locator("body")).to_contain_text('data.trim=["last_turn", "whitespace"]')
+    page.goto(app.url)
+    blank.get_by_role("button", name=t("data.untrim")).click()
+    expect(blank.get_by_role("button", name=t("data.trim", n=2))).to_be_visible()
+    expect(row).to_contain_text(t("data.where", row=4, at=4, n=12))
+    assert page.locator("#row .row-view mark").inner_text().startswith("  Pier 4 is free.\n")
+    last.get_by_role("button", name=t("data.untrim")).click()
+    expect(page.locator("body")).to_contain_text(t("data.ready", n=11))
 
 
 @pytest.mark.parametrize(("width", "language", "dark"), [(1280, "en", True), (390, "zh", False)])

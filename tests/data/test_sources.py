@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,11 @@ from typing import Any
 import pytest
 
 from lora_ui import data, errors
-from lora_ui.data import html, hub_rows
+from lora_ui.data import hub_rows
 from lora_ui.data.sources import absolute, hub_name, locate
 from lora_ui.home import REPOSITORY, Home
+from lora_ui.ui import saved_report
+from lora_ui.ui.words import Words
 from tests.data.corpus import CALL, QA, TEXT, TOOL_TALK, jsonl
 from tests.standin_hub import StandinHub
 
@@ -239,9 +242,26 @@ def test_a_report_can_be_saved(home: Home, tmp_path: Path) -> None:
     assert check(path, "--report", tmp_path / "a.json", home=home).returncode == 0
     report = json.loads((tmp_path / "a.json").read_text())
     assert (report["kept"], report["dropped"], report["columns"][2]) == (5, 1, HOSTILE)
-    shown = html.page(report)
+    shown = saved_report.page(report, Words("en"))
     assert "<b>" not in shown and "&lt;b&gt;" in shown and "<script" not in shown and "http" not in shown.replace("http-equiv", "")
     assert "5 ready" in shown and "1 left out" in shown and "#6" in shown
     assert check(file(tmp_path, "b.jsonl", "{"), "--report", tmp_path / "b.HTML", home=home).returncode == 1
     assert "comma" in (tmp_path / "b.HTML").read_text() or "name in double quotes" in (tmp_path / "b.HTML").read_text()
     assert check(path, "--report", tmp_path / "a.pdf", home=home).returncode == 2
+
+
+def test_a_saved_report_is_chinese_from_a_chinese_page(home: Home, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": "问"}, {"role": "assistant", "content": answer}]} for answer in ("答", "答", " 是", "")
+    ]
+    report = data.load(home, file(tmp_path, "表.jsonl", jsonl(rows))).report
+    assert {f["code"] for f in report["findings"]} == {"empty_answer", "duplicate", "conflict", "whitespace"}
+    counted = {**report, "used": 2, "truncated": 1, "tokens": {"total": 90, "trained": 30}}
+    shown = saved_report.page(counted, Words("zh"))
+    said = re.sub(r"<style>.*?</style>|<[^>]*>", " ", shown, flags=re.S)
+    for own in (report["digest"], "jsonl", "messages", "role", "content"):  # what stands in the file, and its keys
+        said = said.replace(own, "")
+    assert re.findall(r"[A-Za-z]{2,}", said) == [] and '<html lang="zh">' in shown
+    assert "2 条可用" in said and "2 条不参与训练" in said and "对话（确定）" in said and "整段对话" in said
+    broken = saved_report.page({"ok": False, "name": "a", "error": errors.EmptyData(name="a").as_dict()}, Words("zh"))
+    assert Words("zh").error(errors.EmptyData(name="a"))["fix"] in broken

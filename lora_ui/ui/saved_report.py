@@ -1,9 +1,12 @@
-"""A report on data as one page that can be saved, sent and opened anywhere: nothing in it is loaded from elsewhere or run."""
+"""A report on data as one page that can be saved, sent and opened anywhere: nothing in it is loaded from elsewhere or run.
+The command line writes it as well, in English; no Gradio here."""
 
 from __future__ import annotations
 
 from html import escape
 from typing import Any
+
+from lora_ui.ui.words import Words
 
 _MARKS = {"error": "✕", "drop": "✕", "warn": "!"}
 _STYLE = """
@@ -22,49 +25,58 @@ th { color: var(--soft); width: 12em; } pre { white-space: pre-wrap; }
 """
 
 
-def page(report: dict[str, Any]) -> str:
+def page(report: dict[str, Any], t: Words) -> str:
     """`report`: what `check` reports, or `{"ok": False, "name", "error"}` where the data was refused."""
     name = escape(str(report["name"]))
-    body = _refusal(report["error"]) if report.get("error") else _found(report)
+    body = _refusal(t.error(report["error"])) if report.get("error") else _found(report, t)
     return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<!DOCTYPE html>\n<html lang="{t.language}">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{name}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{name}</h1>\n{body}\n</body>\n</html>\n"
     )
 
 
-def _refusal(error: dict[str, Any]) -> str:
-    return f'<p class="pill error">✕</p><pre>{escape(error["message"])}</pre><p>{escape(error["cause"])}</p><p>{escape(error["fix"])}</p>'
+def _refusal(said: dict[str, str]) -> str:
+    return f'<p class="pill error">✕</p><pre>{escape(said["message"])}</pre><p>{escape(said["cause"])}</p><p>{escape(said["fix"])}</p>'
 
 
-def _found(report: dict[str, Any]) -> str:
-    pills = f'<span class="pill ready">✓ {report["kept"]:,} ready</span>'
-    pills += f'<span class="pill drop">✕ {report["dropped"]:,} left out</span>' if report["dropped"] else ""
+def kind(t: Words, report: dict[str, Any]) -> str:
+    """What the data was recognised as, and how surely."""
+    known = t("data.format." + report["format"])
+    return known if report["format"] == "by_hand" else t("data.kind", kind=known, sure=t("data.confidence." + report["confidence"]))
+
+
+def _found(report: dict[str, Any], t: Words) -> str:
+    ready = report["kept"] if report.get("used") is None else report["used"]
+    pills = f'<span class="pill ready">✓ {escape(t("data.ready", n=f"{ready:,}"))}</span>'
+    if left := report["rows"] - ready:
+        pills += f'<span class="pill drop">✕ {escape(t("data.left_out", n=f"{left:,}"))}</span>'
     order = list(_MARKS)
     findings = sorted(report["findings"], key=lambda finding: order.index(finding["severity"]))
-    shown = f"<h2>What was found</h2>\n<ul>\n{''.join(map(_finding, findings))}</ul>" if findings else ""
-    return f'<p class="soft">{escape(report["why"]["text"])}</p>\n<p>{pills}</p>\n{shown}\n<h2>The data</h2>\n{_table(_facts(report))}'
+    shown = "".join(_finding(finding, t) for finding in findings)
+    found = f"<h2>{escape(t('data.findings'))}</h2>\n<ul>\n{shown}</ul>" if findings else ""
+    return f'<p class="soft">{escape(t.say(report["why"]))}</p>\n<p>{pills}</p>\n{found}\n<h2>{escape(t("data.name"))}</h2>\n{_table(_facts(report, t))}'
 
 
-def _finding(finding: dict[str, Any]) -> str:
+def _finding(finding: dict[str, Any], t: Words) -> str:
     rows = ", ".join(map(str, finding["rows"])) + (" …" if finding["count"] > len(finding["rows"]) else "")
     where = f' <span class="soft">#{escape(rows)}</span>' if finding["rows"] else ""
     severity = finding["severity"]
     return (
-        f'<li><span class="pill {severity}">{_MARKS[severity]} {finding["count"]:,}</span><div><p>{escape(finding["message"]["text"])}{where}</p>'
-        f'<p class="soft">{escape(finding["fix"]["text"])}</p></div></li>\n'
+        f'<li><span class="pill {severity}">{_MARKS[severity]} {finding["count"]:,}</span><div><p>{escape(t.say(finding["message"]))}{where}</p>'
+        f'<p class="soft">{escape(t.say(finding["fix"]))}</p></div></li>\n'
     )
 
 
-def _facts(report: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = [("rows", f"{report['rows']:,}"), ("format", f"{report['format']} ({report['confidence']})"), ("digest", report["digest"])]
-    facts += [("columns", ", ".join(report["columns"][:100]))]
-    facts += [(f"mapping: {role}", column) for role, column in report["mapping"].items()]
-    facts += [(f"file: row {file['first_row']:,} …", f"{file['name']} ({file['rows']:,})") for file in report["files"][:100]]
+def _facts(report: dict[str, Any], t: Words) -> list[tuple[str, str]]:
+    facts = [(t("report.rows"), f"{report['rows']:,}"), (t("report.kind"), kind(t, report)), (t("report.digest"), report["digest"])]
+    facts += [(t("report.columns"), ", ".join(report["columns"][:100]))]
+    facts += [(t("role." + role) if t.has("role." + role) else role, column) for role, column in report["mapping"].items()]
+    facts += [(t("report.file", first=f"{f['first_row']:,}"), f"{f['name']} ({f['rows']:,})") for f in report["files"][:100]]
     if report.get("tokens"):
-        facts.append(
-            ("tokens", f"{report['tokens']['total']:,} ({report['tokens']['trained']:,} learned; {report['truncated']:,} rows cut)")
-        )
+        total, trained = (f"{report['tokens'][which]:,}" for which in ("total", "trained"))
+        facts.append((t("report.tokens"), t("data.tokens", total=total, trained=trained)))
+        facts.append((t("report.cut"), f"{report['truncated']:,}"))
     return facts
 
 

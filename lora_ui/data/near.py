@@ -1,0 +1,69 @@
+"""Rows of one dataset that are nearly the same as a row of another: training rows against a file of held-out rows.
+
+What is kept is the MinHashes of the other dataset, some 400 MB for a million rows of it; the rows themselves go by a thousand at a
+time. What was found stands beside the rows, so that it is looked for once. Not here: rows of one dataset (duplicates.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from lora_ui.data import store
+from lora_ui.data.duplicates import ALIKE, BANDS, HASHES, SAMPLE, everywhere, signed
+from lora_ui.home import Home
+
+_MOST = 100
+"""Rows with one band in common that a row is compared with."""
+_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64)
+
+
+def near(home: Home, digest: str, other: str) -> Any:
+    """Positions of the rows of `digest` that are nearly the same as a row of `other`. Raises DataNotFound."""
+    path = home.dataset(digest) / f"near-{other}.npy"
+    if not path.exists():
+        found = _found(home, digest, other)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
+            np.save(file, found)
+        part.replace(path)
+    return np.load(path)
+
+
+def _found(home: Home, digest: str, other: str) -> Any:
+    common = everywhere(store.rows(home, digest, 0, SAMPLE))
+    tested = [hashes[compared] for hashes, compared in (signed(rows, common) for _, rows in _portions(home, other))]
+    signatures = np.unique(np.concatenate(tested), axis=0)
+    sorted_bands = []
+    for keys in _bands(signatures):
+        order = np.argsort(keys, kind="stable")
+        sorted_bands.append((keys[order], order))
+    found: list[int] = []
+    for start, rows in _portions(home, digest):
+        hashes, compared = signed(rows, common)
+        hit = np.zeros(len(rows), bool)
+        for keys, (known, order) in zip(_bands(hashes), sorted_bands):
+            first, last = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
+            for at in np.flatnonzero((last > first) & compared & ~hit).tolist():
+                alike = signatures[order[first[at] : min(last[at], first[at] + _MOST)]] == hashes[at]
+                hit[at] = alike.mean(axis=1).max() >= ALIKE
+        found += (start + np.flatnonzero(hit)).tolist()
+    return np.array(found, np.int64)
+
+
+def _portions(home: Home, digest: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    start = 0
+    while rows := store.rows(home, digest, start, store.GROUP):
+        yield start, rows
+        start += len(rows)
+
+
+def _bands(signatures: Any) -> Iterator[Any]:
+    """For each band, a number per row that is the same where the band is."""
+    width = HASHES // BANDS
+    for band in range(BANDS):
+        part = np.ascontiguousarray(signatures[:, band * width : (band + 1) * width]).view(np.uint64)
+        yield np.bitwise_xor.reduce(part * _MIX, axis=1)

@@ -344,6 +344,8 @@ def merge(
         if out.exists():
             out.rmdir()
         building.rename(out)
+        if result["whole"]:
+            terminal.say(result["whole"]["text"])
         terminal.print_result({**result, "path": str(out)}, as_json)
 
 

@@ -55,7 +55,10 @@ def merge_news(t: Words, run: Run, job: Standing | None) -> str:
         check = job["result"]["check"]
         said = t("ship.merge_done", size=size(_bytes(Path(run["merged_path"]))), same=check["same_first_choice"], prompts=check["prompts"])
         path = f'<p class="muted">{esc(t("ship.merge_where"))} <span class="mono">{esc(run["merged_path"])}</span></p>'
-        return f'<p class="good"><span aria-hidden="true">✓</span> {esc(said)}</p>{path}'
+        whole = job["result"].get("whole")
+        return f'<p class="good"><span aria-hidden="true">✓</span> {esc(said)}</p>{path}' + (
+            f'<p class="muted">{esc(t.say(whole))}</p>' if whole else ""
+        )
     return _standing(t, job)
 
 

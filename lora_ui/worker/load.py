@@ -154,9 +154,10 @@ def load_model(
     load_in_4bit: bool = False,
     load_in_8bit: bool = False,
     attn_implementation: str = "sdpa",
+    device: str | None = None,
 ) -> PreTrainedModel:
-    """The model on this machine's device. `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in
-    `dtype`. Raises UnsupportedModel."""
+    """The model on `device`, else on this machine's; on a CPU, weights that keep their format stay in their files until they are read.
+    `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in `dtype`. Raises UnsupportedModel."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -167,7 +168,7 @@ def load_model(
         quantised = BitsAndBytesConfig(load_in_4bit=True, **nf4)
     elif load_in_8bit:
         quantised = BitsAndBytesConfig(load_in_8bit=True)
-    device = "cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = device or ("cuda:0" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
     try:
         return AutoModelForCausalLM.from_pretrained(
             folder,

@@ -1,6 +1,8 @@
 """The `merge` job: a run's adapter worked into a fresh copy of its base model, checked, and saved as an ordinary model folder.
 
-Always onto the unquantised base: a 4-bit base would be rounded a second time, and on some CPUs its packed bytes are misread.
+Always onto the unquantised base: a 4-bit base would be rounded a second time, and on some CPUs its packed bytes are misread. The
+base stays in its files, from where the system reads what is needed; weight after weight is merged by PEFT and written, so that
+memory holds one of them at a time. What cannot be done like this is merged as a whole, and the result says why.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.lora.layer import Linear, LoraLayer
+from safetensors import safe_open
 
 from lora_ui import errors, machine
 from lora_ui.errors import Say
-from lora_ui.worker import disk, load, place, render
+from lora_ui.worker import disk, load, place, render, shards
 from lora_ui.worker.job import Job
 
 PROMPTS = ("Who are you?", "Write one sentence about the sea.", "What is 12 times 12?")
@@ -25,12 +29,14 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
 
 
 def run(job: Job) -> dict[str, Any]:
-    """`{"path", "seconds", "check"}`. `params`: run_id, dtype (None keeps the base's stored one).
+    """`{"path", "seconds", "check", "whole"}`; `whole`: why the whole model was in memory (a Say), None where it was not. `params`:
+    run_id, dtype (None keeps the base's stored one).
 
-    Raises NothingTrained, MergeFailed, Stopped; nothing is left in `merged/` then.
+    Raises NothingTrained, MergeFailed, DiskFull, Stopped; nothing is left in `merged/` then.
     """
     began = time.monotonic()
-    torch.set_num_threads(machine.look().cores)
+    threads = machine.look().cores
+    torch.set_num_threads(threads)
     run_id, dtype = job.params["run_id"], job.params["dtype"] or "auto"
     run_folder = job.home.run(run_id)
     job.phase("load")
@@ -39,36 +45,111 @@ def run(job: Job) -> dict[str, Any]:
     job.phase("load")
     tokenizer = load.load_tokenizer(folder)
     prompts = [render.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in PROMPTS]
-    model = PeftModel.from_pretrained(load.load_model(folder, dtype), str(adapter)).eval()
+    model = with_adapter(load.load_model(folder, dtype, device="cpu"), adapter)
+    stored = model.get_base_model().dtype
     expected = _next_logits(model, prompts)
     job.check()
 
     job.phase("merge")
-    try:
-        merged = model.merge_and_unload(safe_merge=True)
-    except ValueError as e:
-        raise errors.MergeFailed(detail=str(e)) from e
-    stored = merged.dtype
     building = run_folder / ".tmp-merged"
     shutil.rmtree(building, ignore_errors=True)
     try:
-        job.check()
-        job.phase("save")
         with disk.explained(run_folder):
-            merged.save_pretrained(building)
+            whole = save(model, folder, building, job)
             _copy_beside(adapter, folder, building)
-        del model, merged
+        del model
         gc.collect()
         job.check()
         job.phase("check")
-        check = compare(expected, _next_logits(load.load_model(building, "auto").eval(), prompts), stored)
+        torch.set_num_threads(threads)
+        check = compare(expected, _next_logits(load.load_model(building, "auto", device="cpu").eval(), prompts), stored)
         if not check["ok"]:
             said = Say("Its next-token scores differ from the adapter's by {max_difference} ({tolerance} is allowed).", **check)
             raise errors.MergeFailed(detail=said)
         place.publish(building, run_folder / "merged")
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return {"path": str(run_folder / "merged"), "seconds": round(time.monotonic() - began, 1), "check": check}
+    result = {"path": str(run_folder / "merged"), "seconds": round(time.monotonic() - began, 1), "check": check}
+    return {**result, "whole": whole.as_dict() if whole else None}
+
+
+def with_adapter(base: Any, adapter: Path) -> PeftModel:
+    """Not with PEFT's `low_cpu_mem_usage`, which rounds the adapter to the format of the base."""
+    return PeftModel.from_pretrained(base, str(adapter), torch_device="cpu").eval()
+
+
+def save(model: PeftModel, folder: Path, building: Path, job: Job) -> Say | None:
+    """Write `model` (the base in `folder` with its adapter; unusable afterwards) merged into the new folder `building`, bit for bit as
+    `merge_and_unload` and `save_pretrained` do. Returns why the whole model was in memory, or None. Raises MergeFailed, DiskFull, Stopped."""
+    layers = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
+    usual = all(type(layer) is Linear and not any(layer.lora_bias.values()) for layer in layers.values())
+    try:
+        plain = model.merge_and_unload(adapter_names=[] if usual else None)  # merging none of them only takes the layers out
+    except ValueError as e:
+        raise errors.MergeFailed(detail=str(e)) from e
+    weights, there = _weights(plain), _stored(folder)
+    disk.room(building.parent, sum(weight.nbytes for weight in weights.values()))
+    building.mkdir()
+    if usual and weights.keys() <= there.keys():
+        torch.set_num_threads(1)  # several wait for each other longer than one weight takes (benchmarks/merge.py)
+        todo = {f"{name}.weight": layer for name, layer in layers.items()}
+        shards.write(weights, lambda name: _merged(name, weights[name], todo.get(name)), building, job)
+        plain.config.dtype = str(plain.dtype).removeprefix("torch.")
+        plain.config.architectures = [type(plain).__name__]
+        plain.config.save_pretrained(building)
+        return _converted(weights, there)
+    for layer in layers.values() if usual else ():
+        layer.merge()
+    for name, weight in weights.items():
+        _check_numbers(name, weight)
+    plain.save_pretrained(building)
+    return Say("The whole model was in memory, because this adapter or the base's files do not allow to merge weight after weight.")
+
+
+@torch.inference_mode()
+def _merged(name: str, weight: torch.Tensor, layer: Linear | None) -> torch.Tensor:
+    """`weight` with what its layer adds, rounded once; the model itself stays in its files. Raises MergeFailed."""
+    if layer is None:
+        return weight
+    if layer.lora_variant:  # DoRA: PEFT works it out, on a copy
+        inner = layer.get_base_layer()
+        before, inner.weight.data = inner.weight.data, weight.clone()
+        layer.merge()
+        merged, inner.weight.data = inner.weight.data, before
+    else:  # as PEFT does in more steps
+        merged = layer.get_delta_weight(layer.active_adapter[0]).add_(weight).to(weight.dtype)
+    _check_numbers(name, merged)
+    return merged
+
+
+def _check_numbers(name: str, weight: torch.Tensor) -> None:
+    if weight.is_floating_point() and not all(bool(torch.isfinite(end)) for end in torch.aminmax(weight)):
+        raise errors.MergeFailed(detail=Say("The merged weight {name} holds values that are no numbers.", name=name))
+
+
+def _weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """What is saved of a model, tied weights once, under their names."""
+    twice = {name for name, _ in model.named_parameters(remove_duplicate=False)} - {name for name, _ in model.named_parameters()}
+    return {name: weight for name, weight in model.state_dict().items() if name not in twice}
+
+
+def _stored(folder: Path) -> dict[str, str]:
+    """Names and number formats of the weights in a folder, from the heads of its files."""
+    found: dict[str, str] = {}
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            found |= {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a dict
+    return found
+
+
+def _converted(weights: dict[str, torch.Tensor], there: dict[str, str]) -> Say | None:
+    """Most weights in another format than in their files cannot stay there."""
+    changed = [name for name, weight in weights.items() if shards.DTYPES[weight.dtype] != there[name]]
+    if 2 * sum(weights[name].nbytes for name in changed) <= sum(weight.nbytes for weight in weights.values()):
+        return None
+    one = changed[0]
+    known = {"stored": there[one], "dtype": shards.DTYPES[weights[one].dtype]}
+    return Say("The whole model was in memory, because its numbers were changed from {stored} to {dtype}.", **known)
 
 
 @torch.inference_mode()

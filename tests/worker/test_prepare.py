@@ -170,9 +170,10 @@ def test_done_once_and_left_whole(place: Place) -> None:
 
 def test_a_stop_leaves_nothing_half_done(place: Place) -> None:
     place.model()
-    asked = place.asked(place.rows(pairs(3)))
+    asked = place.asked(place.rows(pairs(3 * prepare.TOGETHER)))
     job = place.job(asked)
-    job.stopping.set()
+    told = job.progress
+    job.progress = lambda *far: (told(*far), job.stopping.set())  # asked to stop while rows are written
     with pytest.raises(Stopped):
         prepare.run(job)
     assert prepared.summary(place.home, asked) is None

@@ -52,6 +52,18 @@ def saved(folder: Path) -> int | None:
     return max((int(p.name.removeprefix("step-")) for p in (folder / "checkpoints").glob("step-[0-9]*")), default=None)
 
 
+def save_points(home: Home, id: str) -> list[int]:
+    """The steps of a run's save points, newest first. One counts when its files are there in full; what is in them is checked where they are loaded."""
+    found = []
+    for folder in (home.run(id) / "checkpoints").glob("step-*"):
+        manifest = read_json(folder / "manifest.json")
+        if manifest and all(
+            (folder / name).is_file() and (folder / name).stat().st_size == f["size"] for name, f in manifest["files"].items()
+        ):
+            found.append(int(manifest["step"]))
+    return sorted(found, reverse=True)
+
+
 def kept(kind: str, folder: Path) -> errors.Say:
     """What is safe, and where."""
     if kind != "train":

@@ -91,9 +91,13 @@ def _add_interruptions(db: sqlite3.Connection) -> None:
     db.execute("CREATE INDEX by_age ON jobs(kind, created)")
 
 
+def _find_by_run(db: sqlite3.Connection) -> None:
+    db.execute("CREATE INDEX by_run ON jobs(run_id) WHERE run_id IS NOT NULL")
+
+
 _FIRST = "(SELECT coalesce(min(place), 0) - 1 FROM jobs WHERE state = 'queued')"
 """The place before everything that waits."""
-MIGRATIONS = [_create, _add_interruptions]
+MIGRATIONS = [_create, _add_interruptions, _find_by_run]
 """Applied once each, in order; never edited after a release."""
 
 

@@ -14,9 +14,11 @@ from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, WAITING, Job, Jobs
 
+Points = list[tuple[float, float]]
 plan = preflight.plan
 space_report = space.report
 delete_unused_datasets = space.delete_unused_datasets
+save_points = endings.save_points
 
 
 def _submit(
@@ -191,18 +193,23 @@ def show(home: Home, id: str) -> dict[str, Any]:
     row = jobs.get(id)
     if row.kind != "train":
         raise errors.NoSuchJob(id=id)
-    there = _standing(home, row)
+    known, _ = glance(home, row, [job.id for job in jobs.queue()])
+    return {**known, "jobs": [_standing(home, job) for job in jobs.all(run_id=id)]}
+
+
+def glance(home: Home, row: Job, waiting: list[str]) -> tuple[dict[str, Any], dict[str, Points]]:
+    """As `show` without the jobs of the run, and as `curves`: its folder is read once, the table not at all. `waiting`: the queue's ids."""
+    there, id = _standing(home, row), row.id
     result: dict[str, Any] = there.pop("result") or {}
     points = metrics.read(home.run(id) / "metrics.jsonl")
     last = points[-1] if points else {}
-    waiting = [job.id for job in jobs.queue()]
     tests = [p for p in points if p.get("eval_loss") is not None]
     total = result.get("total_steps") or (there["total"] if there["unit"] == "steps" else None)
     step = result.get("step") or (there["done"] if there["unit"] == "steps" else last.get("step"))
     speeds = [p["tokens_per_second"] for p in points if p.get("tokens_per_second")]
     trained = [p["loss"] for p in points if p.get("loss") is not None]
     after = [p["eval_loss"] for p in tests if p["step"] > 0]
-    return {
+    known = {
         **there,
         "base_model": row.params["settings"]["model"]["base_model"],
         "preset": row.params["preset"],
@@ -234,8 +241,8 @@ def show(home: Home, id: str) -> dict[str, Any]:
         "queue_position": waiting.index(id) + 1 if id in waiting else None,
         "resumed_from": result.get("resumed_from"),
         "deleted": row.deleted,
-        "jobs": [_standing(home, job) for job in jobs.all(run_id=id)],
     }
+    return known, _curves(points)
 
 
 def _eta(there: dict[str, Any], step: int | None, total: int | None) -> float | None:
@@ -254,23 +261,14 @@ def list_runs(home: Home, deleted: bool = False) -> list[dict[str, Any]]:
     return [show(home, row.id) for row in Jobs(home.database).all("train", deleted=deleted)]
 
 
-def curves(home: Home, id: str) -> dict[str, list[tuple[float, float]]]:
+def curves(home: Home, id: str) -> dict[str, Points]:
     """(step, value) points for the charts; values that were no number are left out."""
-    rows = metrics.read(home.run(id) / "metrics.jsonl")
+    return _curves(metrics.read(home.run(id) / "metrics.jsonl"))
+
+
+def _curves(rows: list[dict[str, Any]]) -> dict[str, Points]:
     names = ("loss", "eval_loss", "learning_rate", "grad_norm", "tokens_per_second")
     return {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names}
-
-
-def save_points(home: Home, id: str) -> list[int]:
-    """The steps of a run's save points, newest first. One counts when its files are there in full; what is in them is checked where they are loaded."""
-    found = []
-    for folder in (home.run(id) / "checkpoints").glob("step-*"):
-        manifest = read_json(folder / "manifest.json")
-        if manifest and all(
-            (folder / name).is_file() and (folder / name).stat().st_size == f["size"] for name, f in manifest["files"].items()
-        ):
-            found.append(int(manifest["step"]))
-    return sorted(found, reverse=True)
 
 
 def log(home: Home, id: str, lines: int = 500) -> str:

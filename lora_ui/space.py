@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ui import errors
+from lora_ui.data import prepared
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING, Jobs
 
@@ -83,7 +84,8 @@ def _remove(folder: Path) -> None:
 
 
 def finish_removals(home: Home) -> None:
-    """What a killed removal left behind."""
+    """What a killed removal, or a killed prepare, left behind."""
+    prepared.remove_left_over(home)
     for left in (*home.runs.glob(".gone-*"), *home.datasets.glob(".gone-*")):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -150,6 +150,7 @@ class Supervisor:
         folder = self._folder(job)
         outcome, code = endings.said(folder / "outcome.json"), self.executor.exit_code(job)
         self.executor.sweep(folder)
+        (folder / ".reserve").unlink(missing_ok=True)
         _, taken = self.asked.pop(job.id, (0.0, 0))
         if job.stop_asked is not None and not outcome:
             forced = errors.EndedByForce(step=endings.reached(folder), kept=endings.kept(job.kind, folder))

@@ -95,6 +95,12 @@ def test_the_database_waits_for_the_disk(jobs):
         assert jobs.journal == "wal" and db.execute("PRAGMA synchronous").fetchone()[0] == 2
 
 
+def test_the_jobs_of_a_run_are_found_without_reading_the_table(jobs):
+    with jobs._open() as db:
+        asked = db.execute("EXPLAIN QUERY PLAN SELECT * FROM jobs WHERE deleted IS NULL AND run_id = 'a' ORDER BY created DESC")
+        assert "by_run" in " ".join(row["detail"] for row in asked)
+
+
 def test_what_is_shown_is_the_newest_and_whatever_works_or_waits_first(jobs):
     made = [jobs.submit("train", {}).id for _ in range(12)]
     for id in made[1:]:

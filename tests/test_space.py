@@ -1,6 +1,7 @@
 """What takes space, what is removed, and what never is."""
 
 import os
+import subprocess
 import time
 
 import pytest
@@ -33,6 +34,16 @@ def test_the_trash_is_emptied_by_the_supervisor_after_seven_days(home):
     with pytest.raises(errors.NoSuchJob):
         runs.show(home, old)
     assert runs.restore(home, young).id == young
+
+
+def test_what_a_killed_prepare_left_behind_goes_and_what_a_living_one_fills_stays(home):
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    dead, living = (home.dataset("0" * 16) / "prepared" / f".tmp-{'1' * 16}-{pid}" for pid in (ended.pid, os.getpid()))
+    for folder in (dead, living):
+        folder.mkdir(parents=True)
+    Supervisor(home, Local(), ["cpu"]).tick(time.time())
+    assert (dead.exists(), living.exists()) == (False, True)
 
 
 def test_a_removal_that_was_killed_is_finished_later_and_links_are_not_followed(home, tmp_path):

@@ -304,6 +304,21 @@ def test_a_heartbeat_full_of_holes_ends_nobody(home, boss):
     assert boss.jobs.get(job.id).state == "running"
 
 
+def test_a_run_that_ended_while_nobody_watched_is_believed_once_and_for_all(home, boss):
+    job = boss.jobs.submit("train", {})
+    boss.tick(1)
+    finish(home, job, result={"step": 3})
+    boss.executor.living.clear()
+    boss.executor.code = None
+    later = Supervisor(home, boss.executor, ["cpu"])
+    later.tick(2)
+    there = later.jobs.get(job.id)
+    assert (there.state, there.result, there.attempt) == ("finished", {"step": 3}, 1)
+    for again in (later, boss, Supervisor(home, boss.executor, ["cpu"])):
+        again.tick(3)
+    assert later.jobs.get(job.id) == there
+
+
 def test_a_chat_gives_way_to_a_run(home, boss):
     chat = boss.jobs.submit("chat", {})
     boss.tick(1)

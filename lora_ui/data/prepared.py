@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+from lora_ui import machine
 from lora_ui.data.store import read_slice
 from lora_ui.home import Home, read_json
 
@@ -15,6 +17,8 @@ CHOSEN: dict[str, Any] = {"learn": "all", "template_for_base": "chatml", "leave_
 """What `params` may hold besides, and what it means when it does not."""
 FIRST = 200
 """Rows in `first.parquet`, which is there long before the rest of a large file."""
+STAGING = ".tmp-"
+"""Before the key and the process that fills it."""
 _FORM = 2
 """Raised when rendering changes, so that older tokens are made anew."""
 
@@ -29,6 +33,14 @@ def key(params: dict[str, Any]) -> str:
 def folder(home: Home, params: dict[str, Any]) -> Path:
     """Holds train.parquet, held_out.parquet and summary.json once the job has finished, and first.parquet soon after it began."""
     return home.dataset(params["digest"]) / "prepared" / key(params)
+
+
+def remove_left_over(home: Home) -> None:
+    """Half-made folders of prepares that were killed: the process that each one names is gone."""
+    for left in home.datasets.glob(f"*/prepared/{STAGING}*"):
+        pid = left.name.rpartition("-")[2]
+        if pid.isdecimal() and machine.process_start(int(pid)) is None:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def summary(home: Home, params: dict[str, Any]) -> dict[str, Any] | None:

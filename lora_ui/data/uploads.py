@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import secrets
@@ -76,6 +77,10 @@ def _store(home: Home, name: str, size: int, write: Callable[[Path], object]) ->
         write(staging / "data")
         write_json(staging / "meta.json", {"name": name, "size": size, "created": time.time()})
         staging.rename(home.upload(id))
+    except OSError as e:  # a quota, or somebody else filled the disk meanwhile
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise errors.DiskFull(needed=_size(size), free=_size(home.free_bytes()), where=str(home.root)) from e
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return PREFIX + id

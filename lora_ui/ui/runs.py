@@ -105,17 +105,20 @@ def build(page: Page) -> None:
 def read(home: Home, every: bool = False) -> tuple[list[dict[str, Any]], dict[str, list[tuple[float, float]]]]:
     """The runs on the page, newest first, each as `runs.show`, and the loss of each."""
     jobs = Jobs(home.database)
-    looks = [_look(home, row) for row in (jobs.all("train") if every else jobs.shown(SHOWN))]
+    rows = jobs.all("train") if every else jobs.shown(SHOWN)
+    waiting = [job.id for job in jobs.queue()] if any(row.state == "queued" for row in rows) else []
+    looks = [_look(home, row, waiting) for row in rows]
     return [entry for entry, _ in looks], {entry["id"]: points for entry, points in looks}
 
 
-def _look(home: Home, row: Job) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+def _look(home: Home, row: Job, waiting: list[str]) -> tuple[dict[str, Any], list[tuple[float, float]]]:
     """One run and its loss; the folder of one that has ended is read again only when its row has changed."""
     kept = _ENDED.get(home.run(row.id))
     if kept and kept[0] == row:
         return kept[1]
-    look = runs.show(home, row.id), runs.curves(home, row.id)["loss"]
-    if row.state in ENDED and look[0]["state"] == row.state:
+    run, curves = runs.glance(home, row, waiting)
+    look = run, curves["loss"]
+    if row.state in ENDED:
         _ENDED[home.run(row.id)] = (row, look)
     return look
 

@@ -72,7 +72,8 @@ def make(job: Job, asked: dict[str, Any]) -> dict[str, Any]:
     tokenizer = load.load_tokenizer(load.tokenizer_folder(job, params["base_model"], params["revision"]))
     job.phase("prepare")
     target = prepared.folder(job.home, asked)
-    staging = target.with_name(f".tmp-{target.name}-{os.getpid()}")
+    staging = target.with_name(f"{prepared.STAGING}{target.name}-{os.getpid()}")
+    prepared.remove_left_over(job.home)
     staging.mkdir(parents=True)
     try:
         counted = _write(job, params, tokenizer, chosen, staging, target)

@@ -135,7 +135,7 @@ def test_a_hostile_name_is_shown_letter_by_letter_everywhere(app, visit, tmp_pat
         assert page.locator("b", has_text="alert").count() == 0
 
 
-def test_ticks_leave_folds_focus_and_scroll_alone_and_a_killed_page_costs_nothing(app, visit, tmp_path):
+def test_ticks_leave_folds_focus_and_scroll_alone_and_neither_closed_tabs_nor_a_killed_page_cost_anything(app, visit, tmp_path):
     id = runs.start(app.home, tiny_settings(tmp_path, max_steps=3000, logging_steps=1, save_steps=3000), None, "outlives the page").id
     page, t = visit()
     page.goto(f"{app.url}/runs?run={id}")
@@ -154,6 +154,11 @@ def test_ticks_leave_folds_focus_and_scroll_alone_and_a_killed_page_costs_nothin
     assert page.evaluate("() => document.activeElement.closest('[id]').id") == "stop"
 
     pid = Jobs(app.home.database).get(id).pid
+    step = runs.show(app.home, id)["step"]
+    page.close()  # the only tab: nobody looks any more
+    elsewhere, _ = visit()
+    wait_until(elsewhere, app.home, id, lambda shown: shown["step"] > step + 20)
+    assert Jobs(app.home.database).get(id).pid == pid
     app.kill()
     app.start()
     step = runs.show(app.home, id)["step"]

@@ -155,6 +155,28 @@ def test_an_upload_larger_than_the_disk_is_refused(home: Home, tmp_path: Path, m
     assert list(home.uploads.iterdir()) == []
 
 
+KEEPS = """
+import resource, signal, sys
+from lora_ui import data, errors
+from lora_ui.home import Home
+home = Home.open(sys.argv[1])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+for keep in (lambda: data.store_upload(home, home.root / "rows.jsonl", "rows.jsonl"), lambda: data.store_text(home, "a,b\\n" * 5000)):
+    try:
+        keep()
+    except errors.DiskFull as e:
+        print(e.kind)
+"""
+
+
+def test_a_disk_that_takes_no_more_while_a_file_is_kept_is_said_and_leaves_nothing(home: Home) -> None:
+    (home.root / "rows.jsonl").write_bytes(os.urandom(20_000))
+    said = subprocess.run([sys.executable, "-c", KEEPS, str(home.root)], capture_output=True, text=True)
+    assert said.stdout.split() == ["DiskFull", "DiskFull"], said.stderr
+    assert list(home.uploads.iterdir()) == []
+
+
 # The Hub
 
 LOAD = "import sys; from lora_ui import data, errors\nfrom lora_ui.home import Home\ntry:\n print(data.load(Home.open(sys.argv[1]), sys.argv[2], token=sys.argv[3] or None).report['kept'])\nexcept errors.LoraUIError as e:\n print(e.kind)\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"

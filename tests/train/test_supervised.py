@@ -92,6 +92,22 @@ def test_a_frozen_worker_is_stalled_with_its_stacks_and_a_stop_still_keeps_what_
     assert "most recent call first" in (runs_folder / "stack.txt").read_text()  # it was awake again when faulthandler's signal reached it
 
 
+def test_a_run_that_ends_without_a_last_word_leaves_an_adapter_that_merges(boss, queue):
+    job = queue(**LONG)
+    folder = boss.home.run(job.id)
+    ticked(boss, lambda: (folder / "adapter").is_dir())
+    boss.jobs.ask_to_stop(job.id)
+    os.kill(boss.jobs.get(job.id).pid, signal.SIGKILL)
+    ticked(boss, lambda: state(boss, job) == "stopped")
+    assert not [path for path in folder.iterdir() if path.name.startswith((".tmp", ".reserve"))]
+    shown = runs.show(boss.home, job.id)
+    newest = folder / "checkpoints" / f"step-{shown['save_point']:06d}"
+    assert (folder / "adapter/adapter_model.safetensors").read_bytes() == (newest / "adapter_model.safetensors").read_bytes()
+    assert not [path.name for path in (folder / "adapter").iterdir() if path.suffix in (".pt", ".pth") or "manifest" in path.name]
+    merge = boss.jobs.submit("merge", {"run_id": job.id, "dtype": None, "env": {}}, run_id=job.id)
+    ticked(boss, lambda: state(boss, merge) == "finished")
+
+
 DEAF = """
 import signal, subprocess, sys, threading
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -3,6 +3,7 @@
 import math
 import re
 import shutil
+import sys
 
 import pytest
 from playwright.sync_api import expect
@@ -130,6 +131,20 @@ def test_a_run_that_ended_is_read_again_when_its_row_changes_and_a_living_one_al
     Jobs(home.database).resume(ended)
     there, points = runs_page.read(home)
     assert there[1]["state"] == "queued" and points[ended] == []
+
+
+def test_more_runs_on_the_list_ask_the_table_no_more_often(home):
+    asked = []
+    sys.addaudithook(lambda event, args: asked.append(args) if event == "sqlite3.connect" and home.database in args else None)
+    counts = []
+    for _ in range(2):
+        for _ in range(5):
+            made.ended(home, "finished")
+        runs_page._ENDED.clear()
+        asked.clear()
+        assert len(runs_page.read(home)[0]) in (5, 10)
+        counts.append(len(asked))
+    assert counts[0] == counts[1] > 0
 
 
 # curves

@@ -69,6 +69,19 @@ def test_a_stop_while_rows_are_tokenised(tmp_path: Path) -> None:
     assert left_over(tmp_path / "home") == []
 
 
+def test_a_prepare_that_was_killed_leaves_nothing_for_long(tmp_path: Path) -> None:
+    home, rows = Home.open(tmp_path / "home"), tmp_path / "rows.csv"
+    rows.write_text("question,answer\n" + "\n".join(f'"{n} a?","{n} b."' for n in range(20_000)))
+    base = str(tiny_model(tmp_path / "base"))
+    _, process = preparing(home, base, source=str(rows))
+    until(lambda: any(home.datasets.rglob(".tmp-*")))
+    process.kill()
+    process.wait()
+    assert any(home.datasets.rglob(".tmp-*"))
+    assert prepare(home, base, source=str(rows))["state"] == "finished"
+    assert not any(home.datasets.rglob(".tmp-*"))
+
+
 @pytest.mark.parametrize(("event", "suffix"), [("open", "config.json"), ("os.mkdir", ".tmp-merged")], ids=["load", "save"])
 def test_a_stop_while_merging_leaves_nothing_half_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, event: str, suffix: str) -> None:
     home, base = Home.open(tmp_path / "home"), tiny_model(tmp_path / "base")

@@ -39,8 +39,7 @@ def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, 
     """`store.load` with the findings of these checks in its report. Raises as it does."""
     dataset = store.load(home, source, mapping, token, told)
     own = check(home, dataset.digest, told)
-    findings = [f for f in dataset.report["findings"] if f["code"] != "duplicate"] + own
-    report = {**dataset.report, "findings": findings}
+    report = {**dataset.report, "findings": dataset.report["findings"] + own}
     write_json(home.dataset(dataset.digest) / "report.json", report)
     return Dataset(dataset.digest, dataset.name, report)
 

@@ -21,7 +21,7 @@ from lora_ui.data import mappings, read
 from lora_ui.data.archives import unpacked
 from lora_ui.data.convert import LeftOut, convert
 from lora_ui.data.recognise import Recognised, guess, recognise
-from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding, repeated_finding
+from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding
 from lora_ui.data.sources import EXAMPLE, locate
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -142,21 +142,15 @@ def forget_mapping(home: Home, source: str | Path, token: str | None = None) -> 
 
 @dataclass
 class _Count:
-    """Of rows that went by: `whole` is the digest of the kept ones with their numbers, `repeated` those that repeat an earlier one."""
+    """Of rows that went by: `whole` is the digest of the kept ones with their numbers."""
 
     kept: int = 0
     left_out: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    repeated: list[int] = field(default_factory=list)
     whole: Any = field(default_factory=hashlib.sha256)
-    seen: set[bytes] = field(default_factory=set)
 
     def add(self, number: int, content: bytes) -> None:
-        alone = hashlib.sha256(content).digest()
-        self.whole.update(b"%d:" % number + alone)
+        self.whole.update(b"%d:" % number + hashlib.sha256(content).digest())
         self.kept += 1
-        if alone[:8] in self.seen:  # half of it is enough to tell a hundred million rows apart
-            self.repeated.append(number)
-        self.seen.add(alone[:8])
 
 
 def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path, told: Told) -> _Count:
@@ -197,7 +191,6 @@ def _flush(out: pyarrow.parquet.ParquetWriter, waiting: list[tuple[Any, ...]]) -
 
 def _findings(raw: read.Raw, count: _Count) -> list[dict[str, Any]]:
     findings = [left_out_finding(reason, count.left_out[reason]) for reason in LEFT_OUT if count.left_out[reason]]
-    findings += [repeated_finding(count.repeated)] if count.repeated else []
     findings += [encoding_finding(file, encoding) for file, encoding in raw.encodings.items()]
     if raw.renamed:
         names = ", ".join(f"{was} → {now}" for now, was in list(raw.renamed.items())[:20])

@@ -20,7 +20,7 @@ from lora_ui.data import store
 from lora_ui.data.duplicates import Duplicates
 from lora_ui.data.private import has_email, has_phone, has_secret
 from lora_ui.data.report import finding
-from lora_ui.data.store import GROUP, Dataset, Told, quiet
+from lora_ui.data.store import Dataset, Told, quiet
 from lora_ui.data.writing import has_html, is_mojibake, script
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -51,8 +51,7 @@ def check(home: Home, digest: str, told: Told = quiet) -> list[dict[str, Any]]:
     if found is None or found["form"] != _FORM:
         seen, total = _Seen(), store.open(home, digest).report["kept"]
         for done, row in enumerate(store.every_row(home, digest)):
-            if done % GROUP == 0:
-                told("checking", done, total)
+            told("checking", done, total)
             seen.add(row)
         flags = seen.flags()
         pyarrow.parquet.write_table(pyarrow.table(flags), folder / "checks.parquet")

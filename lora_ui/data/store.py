@@ -45,7 +45,8 @@ class Dataset:
 
 
 Told = Callable[[str, int, int | None], None]
-"""How far it is: (`reading` or `checking`, rows so far, of how many where that is known). What it raises ends the reading."""
+"""Called at every row with how far it is: (`reading` or `checking`, rows so far, of how many where that is known). What it raises
+ends the reading."""
 
 
 def quiet(phase: str, done: int, total: int | None) -> None:
@@ -64,7 +65,7 @@ def load(home: Home, source: str | Path, mapping: dict[str, str] | None = None, 
     """
     name, packed = locate(home, str(source), token)
     with unpacked(home, packed) as files, _staging(home) as staging:
-        known, seen = _recognised(home, name, files, mapping or None)
+        known, seen = _recognised(home, name, files, mapping or None, told)
         raw = read.Raw()
         count = _write(files, raw, known, staging, told)
         total = count.kept + sum(map(len, count.left_out.values()))
@@ -113,13 +114,15 @@ def _staging(home: Home) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _recognised(home: Home, name: str, files: list[tuple[str, Path]], mapping: dict[str, str] | None) -> tuple[Recognised, read.Raw]:
+def _recognised(
+    home: Home, name: str, files: list[tuple[str, Path]], mapping: dict[str, str] | None, told: Told
+) -> tuple[Recognised, read.Raw]:
     """By the first rows, and where these do not tell, by all columns that come up in the files."""
     seen = read.sample(files)
     try:
         return recognise(seen, name, mapping, mappings.saved(home, seen.columns())), seen
     except (errors.ColumnsNotRecognised, errors.MissingColumns):
-        seen = read.whole(files)
+        seen = read.whole(files, lambda: told("reading", 0, None))
         return recognise(seen, name, mapping, mappings.saved(home, seen.columns())), seen
 
 
@@ -158,6 +161,7 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
     count, waiting, characters = _Count(), [], 0
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as out:
         for number, row in read.stream(files, raw):
+            told("reading", count.kept, None)
             try:
                 made = convert(row, known.mapping)
                 kept = (_json(made.get("messages")), _json(made.get("tools")), made.get("text"))
@@ -171,7 +175,6 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
             waiting.append((number, *kept))
             characters += sum(len(part) for part in kept if part)
             if len(waiting) >= GROUP or characters > GROUP_CHARACTERS:
-                told("reading", count.kept, None)
                 _flush(out, waiting)
                 waiting, characters = [], 0
         _flush(out, waiting)

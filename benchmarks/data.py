@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 ROWS = int(os.environ.get("ROWS", "100000"))
 
 
@@ -109,7 +110,7 @@ def tokenise(folder: Path) -> float:
 
 def measured(what: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, what, str(folder)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         sys.exit(done.stderr)
     return json.loads(done.stdout.splitlines()[-1])

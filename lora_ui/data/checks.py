@@ -21,7 +21,7 @@ from lora_ui.data import store
 from lora_ui.data.duplicates import Duplicates
 from lora_ui.data.private import has_email, has_phone, has_secret
 from lora_ui.data.report import finding
-from lora_ui.data.store import GROUP, Dataset, Told, quiet
+from lora_ui.data.store import Dataset, Told, quiet
 from lora_ui.data.writing import has_html, is_mojibake, script, trimmed
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -47,8 +47,7 @@ def load(
     """`store.load` with the findings of these checks in its report. Raises as it does."""
     dataset = store.load(home, source, mapping, token, told, trim)
     own = check(home, dataset.digest, told)
-    findings = [f for f in dataset.report["findings"] if f["code"] != "duplicate"] + own
-    report = {**dataset.report, "findings": findings}
+    report = {**dataset.report, "findings": dataset.report["findings"] + own}
     write_json(home.dataset(dataset.digest) / "report.json", report)
     return Dataset(dataset.digest, dataset.name, report)
 
@@ -60,8 +59,7 @@ def check(home: Home, digest: str, told: Told = quiet) -> list[dict[str, Any]]:
     if found is None or found["form"] != _FORM:
         seen, total = _Seen(), store.open(home, digest).report["kept"]
         for done, row in enumerate(store.every_row(home, digest)):
-            if done % GROUP == 0:
-                told("checking", done, total)
+            told("checking", done, total)
             seen.add(row)
         flags = seen.flags()
         pyarrow.parquet.write_table(pyarrow.table(flags), folder / "checks.parquet")

@@ -28,6 +28,7 @@ SAMPLE = 500
 _EVERYWHERE = 0.2
 _WORDS = re.compile(r"[㐀-鿿가-힣ぁ-ヿ]|[^\W㐀-鿿가-힣ぁ-ヿ]+")
 _SEED = 42
+_MIX = np.uint64(0x9E3779B97F4A7C15)
 
 
 def content(row: dict[str, Any]) -> tuple[str, str, str]:
@@ -45,7 +46,7 @@ class Duplicates:
 
     def __init__(self) -> None:
         self.openings, self.prompts, self.answers, self.words = array("q"), array("q"), array("q"), array("q")
-        self._signatures: list[Any] = []
+        self._signatures = bytearray()
         self._compared: list[Any] = []
         self._waiting: list[list[str]] = []
         self._common: set[str] | None = None
@@ -66,7 +67,7 @@ class Duplicates:
         if self._common is None:
             self._common = _everywhere(self._waiting)
         signatures, compared = _signed(self._waiting, self._common)
-        self._signatures.append(signatures)
+        self._signatures += signatures.tobytes()
         self._compared.append(compared)
         self._waiting = []
 
@@ -93,13 +94,14 @@ class Duplicates:
         """Pairs of positions whose signatures agree in one band and, over all, in ALIKE of their hashes."""
         if not self._signatures:
             return
-        signatures, compared = np.concatenate(self._signatures), np.flatnonzero(np.concatenate(self._compared))
+        signatures = np.frombuffer(self._signatures, np.uint32).reshape(-1, HASHES)
+        compared = np.flatnonzero(np.concatenate(self._compared))
         width = HASHES // BANDS
         for band in range(BANDS):
-            part = np.ascontiguousarray(signatures[compared, band * width : (band + 1) * width])
-            keys = part.view(np.dtype((np.void, part.dtype.itemsize * width))).ravel() if len(part) else part
-            _, same = np.unique(keys, return_inverse=True)
-            for one, other in _neighbours(same.ravel()):
+            keys = np.zeros(len(compared), np.uint64)
+            for at in range(band * width, (band + 1) * width):
+                keys = (keys ^ signatures[compared, at]) * _MIX
+            for one, other in _neighbours(keys):
                 pair = compared[one], compared[other]
                 if np.mean(signatures[pair[0]] == signatures[pair[1]]) >= ALIKE:
                     yield int(pair[0]), int(pair[1])
@@ -154,7 +156,7 @@ def _spoken(row: dict[str, Any]) -> str:
 
 
 def _both(prompts: array[int], answers: array[int]) -> Any:
-    mixed = np.frombuffer(prompts, np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = np.frombuffer(prompts, np.uint64) * _MIX
     return (mixed ^ np.frombuffer(answers, np.uint64)).astype(np.int64)
 
 

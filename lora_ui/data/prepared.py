@@ -50,10 +50,14 @@ def summary(home: Home, params: dict[str, Any]) -> dict[str, Any] | None:
     return found
 
 
+def has_first(home: Home, params: dict[str, Any]) -> bool:
+    """Whether `read_first` has rows already."""
+    return (folder(home, params) / "first.parquet").exists()
+
+
 def read_first(home: Home, params: dict[str, Any]) -> list[dict[str, Any]]:
     """The first rows as `read_rows` gives them, with their `split`, while the job still works on the rest; empty before."""
-    path = folder(home, params) / "first.parquet"
-    return read_slice(path, 0, None) if path.exists() else []
+    return read_slice(folder(home, params) / "first.parquet", 0, None) if has_first(home, params) else []
 
 
 def read_rows(folder: Path, split: str, start: int = 0, count: int | None = None) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -78,10 +78,12 @@ def sample(files: list[tuple[str, Path]]) -> Raw:
     return raw
 
 
-def whole(files: list[tuple[str, Path]]) -> Raw:
-    """All columns of all rows, of which the first and those that bring a new column are kept. Raises as `stream`."""
+def whole(files: list[tuple[str, Path]], every: Callable[[], None] = lambda: None) -> Raw:
+    """All columns of all rows, of which the first and those that bring a new column are kept. `every` is called at each row. Raises as
+    `stream`, and what `every` raises."""
     raw, before = Raw(), 0
     for number, row in stream(files, raw):
+        every()
         if len(raw.rows) < (_SAMPLE if len(raw.seen) > before else _FIRST):
             raw.rows.append((number, row))
         before = len(raw.seen)

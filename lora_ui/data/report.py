@@ -80,11 +80,6 @@ def trimmed_finding(trim: str, rows: list[int]) -> dict[str, Any]:
     return finding(code, "warn", rows, message, Say("Your file stays as it is."), action="undo", trim=trim)
 
 
-def repeated_finding(rows: list[int]) -> dict[str, Any]:
-    message = Say("{count} [row repeats|rows repeat] an earlier row word for word. Nothing is left out.", count=len(rows))
-    return finding("duplicate", "warn", rows, message, Say("Remove them unless the repetition is meant."))
-
-
 def encoding_finding(name: str, encoding: str) -> dict[str, Any]:
     message = Say("{name} is not UTF-8; it was read as {encoding}, which was guessed.", name=name, encoding=encoding)
     return finding(

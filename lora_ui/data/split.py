@@ -77,18 +77,20 @@ def _kept(seen: dict[str, Any], leave_out: Sequence[str]) -> Any:
 def _aside(used: Any, groups: Any, count: int, seed: int) -> set[int]:
     """Positions of whole groups, in an order drawn by chance, as long as they fit into `count`; when not even half of `count` can
     be filled so (one opening in nearly all rows, say), single rows."""
-    members: dict[int, list[int]] = {}
-    for at in used.tolist():
-        members.setdefault(int(groups[at]), []).append(at)
-    order = list(members)
+    _, firsts, group, sizes = np.unique(groups[used], return_index=True, return_inverse=True, return_counts=True)
+    order = np.argsort(firsts).tolist()
     random.Random(seed).shuffle(order)
-    aside: set[int] = set()
-    for group in order:
-        if len(aside) == count:
+    taken: list[int] = []
+    left = count
+    for one in order:
+        if not left:
             break
-        if len(members[group]) <= count - len(aside):
-            aside.update(members[group])
-    return aside if 2 * len(aside) >= count else set(random.Random(seed).sample(used.tolist(), min(count, len(used))))
+        if sizes[one] <= left:
+            taken.append(one)
+            left -= int(sizes[one])
+    if 2 * left > count:
+        return set(random.Random(seed).sample(used.tolist(), min(count, len(used))))
+    return set(used[np.isin(group, taken)].tolist())
 
 
 def _leaks(seen: dict[str, Any], training: Any, tested: dict[str, Any], alike: Any) -> Any:

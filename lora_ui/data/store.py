@@ -21,7 +21,7 @@ from lora_ui.data import mappings, read
 from lora_ui.data.archives import unpacked
 from lora_ui.data.convert import LeftOut, convert, trim
 from lora_ui.data.recognise import Recognised, guess, recognise
-from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding, repeated_finding, trimmed_finding
+from lora_ui.data.report import LEFT_OUT, encoding_finding, finding, left_out_finding, trimmed_finding
 from lora_ui.data.sources import EXAMPLE, locate
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
@@ -45,7 +45,8 @@ class Dataset:
 
 
 Told = Callable[[str, int, int | None], None]
-"""How far it is: (`reading` or `checking`, rows so far, of how many where that is known). What it raises ends the reading."""
+"""Called at every row with how far it is: (`reading` or `checking`, rows so far, of how many where that is known). What it raises
+ends the reading."""
 
 
 def quiet(phase: str, done: int, total: int | None) -> None:
@@ -72,7 +73,7 @@ def load(
     """
     name, packed = locate(home, str(source), token)
     with unpacked(home, packed) as files, _staging(home) as staging:
-        known, seen = _recognised(home, name, files, mapping or None)
+        known, seen = _recognised(home, name, files, mapping or None, told)
         raw = read.Raw()
         count = _write(files, raw, known, staging, told, trims)
         total = count.kept + sum(map(len, count.left_out.values()))
@@ -121,13 +122,15 @@ def _staging(home: Home) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def _recognised(home: Home, name: str, files: list[tuple[str, Path]], mapping: dict[str, str] | None) -> tuple[Recognised, read.Raw]:
+def _recognised(
+    home: Home, name: str, files: list[tuple[str, Path]], mapping: dict[str, str] | None, told: Told
+) -> tuple[Recognised, read.Raw]:
     """By the first rows, and where these do not tell, by all columns that come up in the files."""
     seen = read.sample(files)
     try:
         return recognise(seen, name, mapping, mappings.saved(home, seen.columns())), seen
     except (errors.ColumnsNotRecognised, errors.MissingColumns):
-        seen = read.whole(files)
+        seen = read.whole(files, lambda: told("reading", 0, None))
         return recognise(seen, name, mapping, mappings.saved(home, seen.columns())), seen
 
 
@@ -150,22 +153,16 @@ def forget_mapping(home: Home, source: str | Path, token: str | None = None) -> 
 
 @dataclass
 class _Count:
-    """Of rows that went by: `whole` is the digest of the kept ones with their numbers, `repeated` those that repeat an earlier one."""
+    """Of rows that went by: `whole` is the digest of the kept ones with their numbers."""
 
     kept: int = 0
     left_out: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     trimmed: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
-    repeated: list[int] = field(default_factory=list)
     whole: Any = field(default_factory=hashlib.sha256)
-    seen: set[bytes] = field(default_factory=set)
 
     def add(self, number: int, content: bytes) -> None:
-        alone = hashlib.sha256(content).digest()
-        self.whole.update(b"%d:" % number + alone)
+        self.whole.update(b"%d:" % number + hashlib.sha256(content).digest())
         self.kept += 1
-        if alone[:8] in self.seen:  # half of it is enough to tell a hundred million rows apart
-            self.repeated.append(number)
-        self.seen.add(alone[:8])
 
 
 def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path: Path, told: Told, trims: Collection[str]) -> _Count:
@@ -173,6 +170,7 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
     count, waiting, characters = _Count(), [], 0
     with pyarrow.parquet.ParquetWriter(path, _SCHEMA) as out:
         for number, row in read.stream(files, raw):
+            told("reading", count.kept, None)
             try:
                 made = _made(number, row, known.mapping, trims, count)
                 kept = (_json(made.get("messages")), _json(made.get("tools")), made.get("text"))
@@ -186,7 +184,6 @@ def _write(files: list[tuple[str, Path]], raw: read.Raw, known: Recognised, path
             waiting.append((number, *kept))
             characters += sum(len(part) for part in kept if part)
             if len(waiting) >= GROUP or characters > GROUP_CHARACTERS:
-                told("reading", count.kept, None)
                 _flush(out, waiting)
                 waiting, characters = [], 0
         _flush(out, waiting)
@@ -221,7 +218,6 @@ def _flush(out: pyarrow.parquet.ParquetWriter, waiting: list[tuple[Any, ...]]) -
 def _findings(raw: read.Raw, count: _Count) -> list[dict[str, Any]]:
     findings = [left_out_finding(reason, count.left_out[reason]) for reason in LEFT_OUT if count.left_out[reason]]
     findings += [trimmed_finding(trim, rows) for trim, rows in count.trimmed.items()]
-    findings += [repeated_finding(count.repeated)] if count.repeated else []
     findings += [encoding_finding(file, encoding) for file, encoding in raw.encodings.items()]
     if raw.renamed:
         names = ", ".join(f"{was} → {now}" for now, was in list(raw.renamed.items())[:20])

@@ -15,16 +15,14 @@ from lora_ui.ui import rows as row_html
 from lora_ui.ui.shell import esc, number
 from lora_ui.ui.words import Words
 
-_TOGETHER = 1000
 _DRAW = {"reading": row_html.reading, "tokens": row_html.tokens}
 
 
 @functools.lru_cache(8)
 def ends(home: Home, digest: str) -> tuple[int, int]:
     """Positions of the rows with the fewest and the most characters."""
-    lengths: list[int] = []
-    while rows := data.rows(home, digest, len(lengths), _TOGETHER):
-        lengths += [len(row["text"]) if "text" in row else sum(len(m.get("content") or "") for m in row["messages"]) for row in rows]
+    rows = data.every_row(home, digest)
+    lengths = [len(row["text"]) if "text" in row else sum(len(m.get("content") or "") for m in row["messages"]) for row in rows]
     return lengths.index(min(lengths)), lengths.index(max(lengths))
 
 
@@ -45,7 +43,7 @@ def stage(home: Home, here: dict[str, Any]) -> str | None:
     """Which tokens there are: of the `whole` data, of its `first` rows, or none yet."""
     if here["prepared"]:
         return "whole"
-    return "first" if here["first"] and prepared.read_first(home, here["first"]) else None
+    return "first" if here["first"] and prepared.has_first(home, here["first"]) else None
 
 
 def _early(home: Home, here: dict[str, Any], number: int) -> dict[str, Any] | None:

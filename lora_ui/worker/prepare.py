@@ -191,9 +191,11 @@ def _tokenised(
 
 def _chosen_rows(job: Job, params: _ROW, chosen: Split) -> Iterator[tuple[bool, _ROW]]:
     """(whether it is held out, row) of every row that is used."""
-    used = set(chosen.used)
+    wanted = iter(chosen.used)
+    following = next(wanted, None)
     for position, row in enumerate(data.every_row(job.home, params["digest"])):
-        if position in used:
+        if position == following:
+            following = next(wanted, None)
             yield position in chosen.held_out, row
     if params["held_out_digest"]:
         for row in data.every_row(job.home, params["held_out_digest"]):

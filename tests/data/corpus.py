@@ -126,32 +126,32 @@ def readable() -> None:
     case("csv, utf-16", "a.csv", csv_of(QA, "\t").encode("utf-16"), qa)
     case("csv that says its mark", "a.csv", "sep=;\n" + csv_of(QA, ";"), qa)
     case("csv, line breaks in cells", "a.csv", csv_of([{"question": "a,\nb", "answer": f'x\n""{i}""'} for i in range(5)]), qa)
-    case("csv, a column twice", "a.csv", "question,answer,answer\n" + "q,a,b\n" * 2, good("question_answer", 2, 0, "duplicate", "header"))
+    case("csv, a column twice", "a.csv", "question,answer,answer\n" + "q,a,b\n" * 2, good("question_answer", 2, 0, "header"))
     case("csv, short rows", "a.csv", "question,answer\nq,a\nr,b\ns\n", good("question_answer", 2, 1, "null_field"))
     case("csv, long rows", "a.csv", "question,answer\nq,a\nr,b\ns,c,d\n", good("question_answer", 2, 1, "broken_row"))
     case("csv, names with blanks", "a.csv", " Question , Answer \nq,a\nr,b\n", good("question_answer", 2))
     case("workbook", "a.xlsx", xlsx(TABLE), qa)
     case("workbook, empty sheet first", "a.XLSX", xlsx([], TABLE), qa)
-    case("workbook, same sheet twice", "a.xlsx", xlsx(TABLE, TABLE), good("question_answer", 10, 0, "duplicate"))
+    case("workbook, same sheet twice", "a.xlsx", xlsx(TABLE, TABLE), good("question_answer", 10, 0))
     case("workbook, another sheet", "a.xlsx", xlsx(TABLE, [["Note"], ["x"]]), good("question_answer", 5, 0, "sheet"))
     case("workbook, a column twice", "a.xlsx", xlsx([[*TABLE[0], "answer"], *TABLE[1:]]), good("question_answer", 5, 0, "header"))
     case("workbook, numbers", "a.xlsx", xlsx([["question", "answer"], ["q", 3], ["r", 4.5], ["s", True]]), good("question_answer", 3))
     case("workbook, gap", "a.xlsx", xlsx([*TABLE, [None, None], ["q"]]), good("question_answer", 5, 1, "null_field"))
     case("parquet", "a.parquet", parquet(QA), qa)
     case("parquet, groups", "a.parquet", parquet(QA, row_group_size=2, compression="zstd"), qa)
-    case("parquet, messages", "a.parquet", parquet([{"messages": [USER, ASSISTANT]}] * 2), good("messages", 2, 0, "duplicate"))
+    case("parquet, messages", "a.parquet", parquet([{"messages": [USER, ASSISTANT]}] * 2), good("messages", 2, 0))
     case("gz", "a.jsonl.gz", gzip.compress(TEXT.encode()), qa)
     case("gz, capital", "a.CSV.GZ", gzip.compress(csv_of(QA).encode()), qa)
     case("gz of parquet", "a.parquet.gz", gzip.compress(parquet(QA)), qa)
     case("zip", "a.zip", packed({"rows.jsonl": TEXT}), qa)
-    case("zip of several", "a.zip", packed({"a.jsonl": TEXT, "b/c.csv": csv_of(QA)}), good("question_answer", 10, 0, "duplicate"))
+    case("zip of several", "a.zip", packed({"a.jsonl": TEXT, "b/c.csv": csv_of(QA)}), good("question_answer", 10, 0))
     case("zip with other things", "a.zip", packed({"README.md": "x", "__MACOSX/._a.jsonl": "x", "p.png": "x", "a.jsonl": TEXT}), qa)
     case("zip of gz", "a.zip", packed({"a.jsonl.gz": gzip.compress(TEXT.encode())}), qa)
     case("zip that points outside", "a.zip", packed({"../../../../tmp/evil.jsonl": TEXT, "/etc/evil.jsonl": TEXT}), qa)
     case("zip with a link", "a.zip", packed({"a.jsonl": TEXT}, link="b.jsonl"), qa)
     case("text", "a.txt", "One\n\nTwo\n\nThree", good("text", 3))
     case("text of lines", "a.TXT", "One\nTwo\nThree\n", good("text", 3))
-    case("text, one long line", "a.txt", "Word and word. " * 4000, good("text", 8, 0, "duplicate"))
+    case("text, one long line", "a.txt", "Word and word. " * 4000, good("text", 8, 0))
     case("markdown", "a.md", "# A\n\none\n\n## B\n\n```\ncode\n\n# no heading\n```\n\n# C\n\nthree\n", good("text", 3))
     case("markdown, long", "a.md", "".join(f"Paragraph {i} has some words in it.\n\n" for i in range(200)), good("text", 4))
     for encoding in ("gb18030", "cp1251", "shift_jis"):
@@ -165,7 +165,6 @@ def readable() -> None:
 
 
 def recognised() -> None:
-    dup = ("duplicate",)
     pairs: list[tuple[str, dict[str, Any], str]] = [
         ("alpaca", {"instruction": "Q", "input": "", "output": "A"}, "alpaca"),
         ("alpaca without input", {"instruction": "Q", "output": "A"}, "alpaca"),
@@ -224,7 +223,7 @@ def recognised() -> None:
         pairs.append((f"{user} and {assistant}", {user: "Q", assistant: "A"}, "question_answer"))
     pairs.append(("指令, 输入 and 输出", {"指令": "Q", "输入": "C", "输出": "A"}, "question_answer"))
     for title, row, format in pairs:
-        case(title, "a.jsonl", jsonl(n(row)), good(format, 3, 0, *dup))
+        case(title, "a.jsonl", jsonl(n(row)), good(format, 3, 0))
 
 
 def left_out() -> None:

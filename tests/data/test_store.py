@@ -205,3 +205,31 @@ def test_a_private_hub_dataset_needs_a_token(home: Home, tmp_path: Path, standin
     standin_hub.add_dataset("user-a/rows", {"rows.jsonl": write(tmp_path, pairs(3)).read_bytes()}, private=True)
     assert load_from_hub(home, "user-a/rows") == "DataNotFound"
     assert load_from_hub(home, "user-a/rows", READ_TOKEN) == "3"
+
+
+class Enough(Exception):
+    """Raised in the midst of a reading."""
+
+
+@pytest.mark.parametrize(
+    ("row", "phase"),
+    [
+        ({"question": "Q", "answer": "A"}, "reading"),
+        ({"question": "Q", "answer": ""}, "reading"),  # left out, all of them
+        ({"this": "Q", "that": "A"}, "reading"),  # not recognised: all columns of all rows are looked for
+        ({"question": "Q", "answer": "A"}, "checking"),
+    ],
+    ids=["kept", "left out", "not recognised", "checks"],
+)
+def test_a_reading_can_be_ended_at_any_row(home: Home, tmp_path: Path, row: dict[str, str], phase: str) -> None:
+    calls = 0
+
+    def told(now: str, done: int, total: int | None) -> None:
+        nonlocal calls
+        calls += now == phase
+        if calls == 4:
+            raise Enough
+
+    with pytest.raises(Enough):
+        data.load(home, write(tmp_path, [row] * 10), told=told)
+    assert phase == "checking" or list(home.datasets.iterdir()) == []

@@ -16,6 +16,8 @@ from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
 
+TEMPLATE = "{title}: {body}"
+"""An example of columns that are joined."""
 VIEWS = ("chat", "reading", "tokens")
 
 
@@ -105,10 +107,13 @@ class Parts:
             self.lengths = html()
 
     def _draw_columns(self, t: Words) -> None:
-        html(f'<p class="muted">{esc(t("data.columns_hint"))}</p>')
+        html(f'<p class="muted">{esc(t("data.columns_hint", template=TEMPLATE))}</p>')
         with gr.Row():
             with gr.Column(scale=1, elem_classes="lu-stack"):
-                self.roles = [gr.Dropdown([("", "")], label=t("role." + role), value="", elem_id=f"role-{role}") for role in ROLES]
+                self.roles = [
+                    gr.Dropdown([("", "")], label=t("role." + role), value="", allow_custom_value=True, elem_id=f"role-{role}")
+                    for role in ROLES
+                ]
             self.first = html(scale=1)
         with gr.Row(elem_classes="lu-line"):
             self.map = gr.Button(t("data.column_read"), scale=0, min_width=260, elem_id="read-columns")

@@ -89,7 +89,7 @@ def _wire_trims(page: Page, p: Parts) -> None:
         def trim(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
             """Read again with the rows of a finding trimmed, or as they are in the file."""
             codes = [c for c in here["trim"] if c != code] + ([] if code in here["trim"] else [code])
-            remembered = draft.with_left_out(remembered, trim=codes)
+            remembered = draft.with_chosen(remembered, trim=codes)
             yield from _show(page, p, here["source"], here["mapping"], remembered, here["name"], tokens.of(request), about=code)
 
         page.on(p.board.places[code][3].click, trim, [p.here, page.memory], [*p.shown, page.memory])

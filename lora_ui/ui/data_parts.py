@@ -80,6 +80,8 @@ class Parts:
             self.change = gr.Button(t("data.change"), scale=0, min_width=140, size="md")
         self.counts = html(elem_classes="lu-live")
         self.token_problem = html(visible=False)
+        ways = [(t("data.layout_" + way), way) for way in ("chatml", "plain")]
+        self.layout = gr.Radio(ways, label=t("data.layout"), info=t("data.layout_hint"), visible=False, elem_id="layout")
         self.board = findings.Board(t)
         with gr.Row(elem_classes="lu-line lu-view"):
             self.view = gr.Radio([(t("data.view_" + v), v) for v in VIEWS], value="chat", label=t("data.view"), scale=3)
@@ -126,7 +128,7 @@ class Parts:
         return [
             self.bring, self.status, self.halt, self.halting, self.file, self.token_problem, self.there, self.columns, self.foot, self.row,
             *self.roles, self.first, self.map, self.other, self.view, self.here, self.place, self.summary, self.counts, self.lengths,
-            *self.board.parts,
+            self.layout, *self.board.parts,
         ]  # fmt: skip
 
 

@@ -251,6 +251,22 @@ def test_columns_are_joined_by_hand_and_remembered(app, visit, small, tmp_path):
     )
 
 
+def test_a_base_model_without_a_chat_format_offers_two(app, visit, tmp_path):
+    page, t = visit(width=390, height=844)
+    with_small_model(page, t, app, str(tiny_model(tmp_path / "bare", template=None)))
+    file = tmp_path / "few.csv"
+    file.write_text("question,answer\nIs it far?,No.\nIs it near?,Yes.\nIs it wet?,Yes.\n")
+    bring(page, t, file)
+    plain = page.get_by_role("radio", name=t("data.layout_plain"))
+    plain.check(timeout=COUNTED)
+    page.get_by_text(t("data.view_reading"), exact=True).click()
+    expect(page.locator("#row .row-view")).to_contain_text("User: Is it far?\nAssistant: No.", timeout=COUNTED)
+    assert sideways(page) <= 0
+    page.reload()
+    expect(plain).to_be_checked(timeout=COUNTED)
+    expect(page.locator("#finding-other-0")).to_contain_text("saved with the adapter")
+
+
 @pytest.mark.parametrize(("width", "language", "dark"), [(1280, "en", True), (390, "zh", False)])
 def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, width, language, dark):
     page, t = visit(width=width, height=844, language=language, dark=dark)

@@ -150,6 +150,7 @@ def readable() -> None:
     case("zip", "a.zip", packed({"rows.jsonl": TEXT}), qa)
     case("zip of several", "a.zip", packed({"a.jsonl": TEXT, "b/c.csv": csv_of(QA)}), good("question_answer", 10, 0, "duplicate"))
     case("zip with other things", "a.zip", packed({"README.md": "x", "__MACOSX/._a.jsonl": "x", "p.png": "x", "a.jsonl": TEXT}), qa)
+    case("zip of a workbook", "a.zip", packed({"b/a.xlsx": xlsx(TABLE)}), qa)
     case("zip of gz", "a.zip", packed({"a.jsonl.gz": gzip.compress(TEXT.encode())}), qa)
     case("zip that points outside", "a.zip", packed({"../../../../tmp/evil.jsonl": TEXT, "/etc/evil.jsonl": TEXT}), qa)
     case("zip with a link", "a.zip", packed({"a.jsonl": TEXT}, link="b.jsonl"), qa)

@@ -41,12 +41,12 @@ def convert(row: dict[str, Any], mapping: dict[str, str], to_last_answer: bool =
     """`mapping`: role -> column, or a template over columns such as `{title}: {body}`. `to_last_answer`: without the turns after it.
     Raises LeftOut."""
     if "text" in mapping:
-        text = _text(_value(row, mapping["text"]))
+        text = _text(value(row, mapping["text"]))
         if not text.strip():
             raise LeftOut("empty_answer")
         return {"text": text}
     turns = _turns(row, mapping) if "messages" in mapping else _pair(row, mapping)
-    system = _value(row, mapping["system"], optional=True) if "system" in mapping else None
+    system = value(row, mapping["system"], optional=True) if "system" in mapping else None
     if not _absent(system) and _text(system).strip() and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": _text(system)})
     _check(_to_last_answer(turns) if to_last_answer else turns)
@@ -76,7 +76,7 @@ def _text(value: Any) -> str:
     raise LeftOut("broken_row")
 
 
-def _value(row: dict[str, Any], spec: str, optional: bool = False) -> Any:
+def value(row: dict[str, Any], spec: str, optional: bool = False) -> Any:
     """The column, or the template filled in: `{{` is a bracket, `\\n` a new line. What is optional may lack some of its columns."""
     if spec in row or "{" not in spec:
         return row.get(spec)
@@ -100,11 +100,11 @@ def fields(spec: str) -> list[str]:
 
 
 def _pair(row: dict[str, Any], mapping: dict[str, str]) -> list[dict[str, Any]]:
-    asked, answer = _value(row, mapping["user"]), _value(row, mapping["assistant"])
+    asked, answer = value(row, mapping["user"]), value(row, mapping["assistant"])
     if isinstance(asked, list) and isinstance(answer, list):  # a conversational prompt and its completion, as TRL has them
         return [_turn(turn) for turn in asked + answer] or _empty()
     user = _text(asked)
-    context = _value(row, mapping["context"], optional=True) if "context" in mapping else None
+    context = value(row, mapping["context"], optional=True) if "context" in mapping else None
     if not _absent(context) and _text(context).strip():
         user = f"{user}\n\n{_text(context)}" if user.strip() else _text(context)
     if not user.strip():

@@ -272,7 +272,8 @@ def _list_in(scanner: Scanner) -> str | None:
     lists = []
     for name in scanner.names():
         if scanner.peek() == "[" and name not in CONVERSATIONS:
-            lists.append((name, sum(not isinstance(item, dict) for item in scanner.items())))
+            if {isinstance(item, dict) for item in scanner.items()} == {True}:
+                lists.append(name)
         else:
             scanner.value()
-    return lists[0][0] if len(lists) == 1 and not lists[0][1] else None
+    return lists[0] if len(lists) == 1 else None

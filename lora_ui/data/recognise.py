@@ -116,7 +116,16 @@ def guess(raw: Raw) -> Recognised | None:
     names = _names(raw.columns())
     known = [names[name] for name in CONVERSATIONS if name in names]
     others = [column for column in names.values() if column not in known]
-    return _conversation(raw, names, known) or _pairs(raw, names) or _conversation(raw, names, others) or _labelled(names) or _text(names)
+    ways = (_conversation(raw, names, known), _pairs(raw, names), _conversation(raw, names, others), _labelled(names), _text(names))
+    found = [way for way in ways if way]
+    most = max((_filled(raw, way) for way in found), default=0)
+    return next((way for way in found if 2 * _filled(raw, way) >= most), None)
+
+
+def _filled(raw: Raw, way: Recognised) -> int:
+    """In how many of the rows that were looked at the columns are filled that it takes: in a mixed file, what most rows are."""
+    needed = [way.mapping[role] for role in ("messages", "user", "assistant", "text") if role in way.mapping]
+    return sum(all(row.get(column) is not None for column in needed) for _, row in raw.rows)
 
 
 def _conversation(raw: Raw, names: dict[str, str], columns: list[str]) -> Recognised | None:

@@ -139,22 +139,23 @@ def workbook(name: str, path: Path, raw: Raw) -> Rows:
     number, header, size, packed = 0, None, 0, path.stat().st_size
     try:
         _small_enough(name, path)
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-        try:
-            for sheet in book.worksheets:
-                cells = _cells(sheet)
-                found = _header(name, next(cells, []), raw)
-                if header is not None and found != header:
-                    raw.unread += [sheet.title] if found else []
-                    continue
-                for row in cells:
-                    header = found
-                    number += 1
-                    size += sum(len(cell) for cell in row if isinstance(cell, str))
-                    check_swelling(name, size, packed)
-                    yield number, _row(header, row)
-        finally:
-            book.close()
+        with path.open("rb") as file:  # by a name, only one that ends in .xlsx would be taken
+            book = openpyxl.load_workbook(file, read_only=True, data_only=True, keep_links=False)
+            try:
+                for sheet in book.worksheets:
+                    cells = _cells(sheet)
+                    found = _header(name, next(cells, []), raw)
+                    if header is not None and found != header:
+                        raw.unread += [sheet.title] if found else []
+                        continue
+                    for row in cells:
+                        header = found
+                        number += 1
+                        size += sum(len(cell) for cell in row if isinstance(cell, str))
+                        check_swelling(name, size, packed)
+                        yield number, _row(header, row)
+            finally:
+                book.close()
     except errors.LoraUIError:
         raise
     except Exception as e:  # the library raises whatever the damage leads to

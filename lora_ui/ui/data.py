@@ -50,7 +50,7 @@ def _wire_sources(page: Page, p: Parts) -> None:
         yield from show(name, {}, remembered, name, tokens.of(request))
 
     def by_hand(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any], *chosen: str) -> Iterator[dict[Any, Any]]:
-        mapping = {role: column for role, column in zip(ROLES, chosen) if column}
+        mapping = {role: column for role, column in zip(ROLES, chosen) if column and column.strip()}
         yield from show(here["source"], mapping, remembered, here["name"], tokens.of(request))
 
     def again(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
@@ -89,7 +89,7 @@ def _wire_trims(page: Page, p: Parts) -> None:
         def trim(request: gr.Request, here: dict[str, Any], remembered: dict[str, Any]) -> Iterator[dict[Any, Any]]:
             """Read again with the rows of a finding trimmed, or as they are in the file."""
             codes = [c for c in here["trim"] if c != code] + ([] if code in here["trim"] else [code])
-            remembered = draft.with_left_out(remembered, trim=codes)
+            remembered = draft.with_chosen(remembered, trim=codes)
             yield from _show(page, p, here["source"], here["mapping"], remembered, here["name"], tokens.of(request), about=code)
 
         page.on(p.board.places[code][3].click, trim, [p.here, page.memory], [*p.shown, page.memory])
@@ -193,7 +193,7 @@ def _not_read(page: Page, p: Parts, source: str, mapping: dict[str, str], error:
 
 def _columns(t: Words, p: Parts, peeked: dict[str, Any], mapping: dict[str, str], opened: bool) -> dict[Any, Any]:
     choices = [(t("data.column_none"), ""), *((str(c), str(c)) for c in peeked["columns"])]
-    chosen = [mapping.get(role) if mapping.get(role) in peeked["columns"] else "" for role in ROLES]
+    chosen = [mapping.get(role, "") for role in ROLES]
     return {
         p.columns: gr.update(visible=bool(peeked["columns"]), open=opened),
         **{box: gr.update(choices=choices, value=value) for box, value in zip(p.roles, chosen)},

@@ -16,6 +16,8 @@ from lora_ui.ui.report_card import ROLES
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
 
+TEMPLATE = "{title}: {body}"
+"""An example of columns that are joined."""
 VIEWS = ("chat", "reading", "tokens")
 
 
@@ -79,6 +81,8 @@ class Parts:
             self.change = gr.Button(t("data.change"), scale=0, min_width=140, size="md")
         self.counts = html(elem_classes="lu-live")
         self.token_problem = html(visible=False)
+        ways = [(t("data.layout_" + way), way) for way in ("chatml", "plain")]
+        self.layout = gr.Radio(ways, label=t("data.layout"), info=t("data.layout_hint"), visible=False, elem_id="layout")
         self.board = findings.Board(t)
         with gr.Row(elem_classes="lu-line lu-view"):
             self.view = gr.Radio([(t("data.view_" + v), v) for v in VIEWS], value="chat", label=t("data.view"), scale=3)
@@ -106,10 +110,13 @@ class Parts:
             self.lengths = html()
 
     def _draw_columns(self, t: Words) -> None:
-        html(f'<p class="muted">{esc(t("data.columns_hint"))}</p>')
+        html(f'<p class="muted">{esc(t("data.columns_hint", template=TEMPLATE))}</p>')
         with gr.Row():
             with gr.Column(scale=1, elem_classes="lu-stack"):
-                self.roles = [gr.Dropdown([("", "")], label=t("role." + role), value="", elem_id=f"role-{role}") for role in ROLES]
+                self.roles = [
+                    gr.Dropdown([("", "")], label=t("role." + role), value="", allow_custom_value=True, elem_id=f"role-{role}")
+                    for role in ROLES
+                ]
             self.first = html(scale=1)
         with gr.Row(elem_classes="lu-line"):
             self.map = gr.Button(t("data.column_read"), scale=0, min_width=260, elem_id="read-columns")
@@ -122,7 +129,7 @@ class Parts:
         return [
             self.bring, self.status, self.halt, self.halting, self.file, self.token_problem, self.there, self.columns, self.foot, self.row,
             *self.roles, self.first, self.map, self.other, self.view, self.here, self.place, self.turn, self.summary, self.counts,
-            self.lengths, *self.board.parts,
+            self.lengths, self.layout, *self.board.parts,
         ]  # fmt: skip
 
 

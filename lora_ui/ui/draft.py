@@ -53,8 +53,8 @@ def left_out(memory: dict[str, Any]) -> dict[str, Any]:
     return {"data": chosen} if chosen else {}
 
 
-def with_left_out(memory: dict[str, Any], **codes: list[str] | None) -> dict[str, Any]:
-    """The memory with this choice of rows (`leave_out`, `trim`); None: with none of its own."""
+def with_chosen(memory: dict[str, Any], **codes: list[str] | str | None) -> dict[str, Any]:
+    """The memory with these choices of the Data page, by their names in `data`; None: with none of its own."""
     chosen = dict(memory.get("settings") or {})
     group = {key: value for key, value in chosen.pop("data", {}).items() if key not in codes}
     group |= {key: value for key, value in codes.items() if value is not None}
@@ -63,7 +63,7 @@ def with_left_out(memory: dict[str, Any], **codes: list[str] | None) -> dict[str
 
 def with_other_data(memory: dict[str, Any]) -> dict[str, Any]:
     """What was left out or trimmed was so of other rows."""
-    return with_left_out(memory, leave_out=None, trim=None)
+    return with_chosen(memory, leave_out=None, trim=None)
 
 
 def command(home: Home, draft: Draft, name: str) -> str:

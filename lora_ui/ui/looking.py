@@ -30,7 +30,7 @@ def asked(home: Home, remembered: dict[str, Any], here: dict[str, Any]) -> dict[
     """`here` with the settings that the Train page would start with, and what these leave out; `asked` tells one count from the next."""
     raw = _raw(home, remembered, here)
     chosen = settings.parse(raw).data
-    mine = {name: getattr(chosen, name) for name in ("leave_out", "trim", "row_limit", "learn", "system_prompt")}
+    mine = {name: getattr(chosen, name) for name in ("leave_out", "trim", "row_limit", "learn", "system_prompt", "template_for_base")}
     return {**here, **mine, "raw": raw, "asked": time.time_ns()}
 
 
@@ -86,6 +86,7 @@ def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, A
         p.summary: report_card.summary(t, here["name"], report, list(found.values()), findings.ready(home, here)),
         p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
         p.lengths: _lengths(t, here["raw"], summary) if summary else wait,
+        p.layout: gr.update(visible=summary["template"] in ("chatml", "named"), value=here["template_for_base"]) if summary else gr.skip(),
         **p.board.show(t, found),
     }
 
@@ -122,7 +123,7 @@ def _wire_count(page: Page, p: Parts) -> None:
             changed |= {p.count: count, p.row: row if row != before else gr.skip()}
         return changed or {p.count: gr.skip()}
 
-    counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, *p.board.parts]
+    counted = [p.count, p.row, p.token_problem, p.summary, p.counts, p.lengths, p.layout, *p.board.parts]
     page.on(p.timer.tick, tick, [p.here, p.place, p.count, p.turn], counted, clears=False)
 
 
@@ -179,7 +180,16 @@ def _wire_findings(page: Page, p: Parts) -> None:
         """Leave the rows of a finding out, or use them again."""
         codes = [c for c in here["leave_out"] if c != code]
         codes += [] if code in here["leave_out"] else [code]
-        remembered = draft.with_left_out(remembered, leave_out=codes)
+        return again(draft.with_chosen(remembered, leave_out=codes), here, place, count, view)
+
+    def lay_out(
+        way: str, here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], remembered: dict[str, Any], view: str
+    ) -> dict[Any, Any]:
+        """Write conversations another way for a base model without a template."""
+        return again(draft.with_chosen(remembered, template_for_base=way), here, place, count, view)
+
+    def again(remembered: dict[str, Any], here: dict[str, Any], place: dict[str, Any], count: dict[str, Any], view: str) -> dict[Any, Any]:
+        """The page after a choice: the tokens are counted anew."""
         here = {**asked(home, remembered, here), "findings": findings.listed(home, known(here, count))}
         now = known(here, {})
         place = at(place["at"], now, view)
@@ -188,7 +198,8 @@ def _wire_findings(page: Page, p: Parts) -> None:
             **checked(home, t, p, now),
         }
 
-    chosen = [memory, p.here, *moving, p.summary, p.counts, p.lengths, *p.board.parts]
+    chosen = [memory, p.here, *moving, p.summary, p.counts, p.lengths, p.layout, *p.board.parts]
+    page.on(p.layout.input, lay_out, [p.layout, p.here, p.place, p.count, memory, p.view], chosen)
     to_row = "() => document.getElementById('row').scrollIntoView({block: 'nearest'})"
     for name, (_, _, rows, _, choice) in p.board.places.items():
         shown = page.on(rows.click, functools.partial(show, name), [p.here, p.place, p.count, p.view], moving)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lora_ui import settings
+from lora_ui.data import convert
 from lora_ui.ui import saved_report
 from lora_ui.ui.shell import esc, number
 from lora_ui.ui.words import Words
@@ -72,9 +73,18 @@ def counts(t: Words, summary: dict[str, Any], raw: dict[str, Any]) -> str:
 
 def first_row(t: Words, first: list[dict[str, Any]], chosen: list[Any]) -> str:
     parts = [
-        f'<dt>{esc(t("role." + role))}</dt><dd class="pre">{esc(str(first[0].get(column, ""))[:600])}</dd>'
-        for role, column in zip(ROLES, chosen)
-        if column and first
+        f'<dt>{esc(t("role." + role))}</dt><dd class="pre">{esc(_filled(first[0], spec)[:600])}</dd>'
+        for role, spec in zip(ROLES, chosen)
+        if spec and first
     ]
     body = f"<dl>{''.join(parts)}</dl>" if parts else f'<p class="muted">{esc(t("data.nothing_chosen"))}</p>'
     return f'<div class="card"><h3>{esc(t("data.first_row"))}</h3>{body}</div>'
+
+
+def _filled(row: dict[str, Any], spec: str) -> str:
+    """What a column or a template over columns holds in this row."""
+    try:
+        found = convert.value(row, spec, optional=True)
+    except convert.LeftOut:
+        return ""
+    return "" if found is None else str(found)

@@ -216,6 +216,57 @@ def test_rows_are_trimmed_and_as_they_were_again(app, visit, small, tmp_path, wi
     expect(page.locator("body")).to_contain_text(t("data.ready", n=11))
 
 
+def test_columns_are_joined_by_hand_and_remembered(app, visit, small, tmp_path):
+    page, t = visit()
+    with_small_model(page, t, app, small)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.csv").write_text(
+            "head,tail,verdict\n" + "".join(f"{name} {n},lies <b>in</b> dock {n},Seen {n}.\n" for n in range(5))
+        )
+    expect(page.locator("#row")).to_be_visible()
+    page.get_by_role("button", name=t("data.change"), exact=True).first.click()
+    page.locator("#upload input[type=file]").set_input_files(tmp_path / "one.csv")
+    said = t.error(errors.ColumnsNotRecognised(name="one.csv", columns="head, tail, verdict"))
+    expect(page.locator(".panel")).to_contain_text(said["message"])
+    for role, spec in (("user", "{head}: {tail}"), ("assistant", "verdict")):
+        box = page.locator(f"#role-{role} input")
+        box.fill(spec)
+        box.press("Enter")
+        box.press("Tab")
+    expect(page.locator("#columns .card")).to_contain_text("one 0: lies <b>in</b> dock 0")
+    expect(page.locator("#columns .card")).to_contain_text("Seen 0.")
+    pictured(page, "columns")
+    page.locator("#read-columns").click()
+    expect(page.locator("#row")).to_contain_text("one 0: lies <b>in</b> dock 0")
+    expect(page.locator(".facts-head")).to_contain_text(t("data.format.by_hand"))
+
+    bring(page, t, tmp_path / "two.csv")
+    expect(page.locator("#row")).to_contain_text("two 0: lies <b>in</b> dock 0")
+    expect(page.locator(".facts-head")).to_contain_text("You chose these columns for an earlier file")
+    page.get_by_text(t("data.columns"), exact=True).click()
+    expect(page.locator("#role-user input")).to_have_value("{head}: {tail}")
+    page.get_by_role("button", name=t("data.column_recognised"), exact=True).click()
+    expect(page.locator(".panel")).to_contain_text(
+        t.error(errors.ColumnsNotRecognised(name="two.csv", columns=""))["message"].split(":")[0]
+    )
+
+
+def test_a_base_model_without_a_chat_format_offers_two(app, visit, tmp_path):
+    page, t = visit(width=390, height=844)
+    with_small_model(page, t, app, str(tiny_model(tmp_path / "bare", template=None)))
+    file = tmp_path / "few.csv"
+    file.write_text("question,answer\nIs it far?,No.\nIs it near?,Yes.\nIs it wet?,Yes.\n")
+    bring(page, t, file)
+    plain = page.get_by_role("radio", name=t("data.layout_plain"))
+    plain.check(timeout=COUNTED)
+    page.get_by_text(t("data.view_reading"), exact=True).click()
+    expect(page.locator("#row .row-view")).to_contain_text("User: Is it far?\nAssistant: No.", timeout=COUNTED)
+    assert sideways(page) <= 0
+    page.reload()
+    expect(plain).to_be_checked(timeout=COUNTED)
+    expect(page.locator("#finding-other-0")).to_contain_text("saved with the adapter")
+
+
 @pytest.mark.parametrize(("width", "language", "dark"), [(1280, "en", True), (390, "zh", False)])
 def test_pasted_text_and_several_files_become_rows(app, visit, small, tmp_path, width, language, dark):
     page, t = visit(width=width, height=844, language=language, dark=dark)

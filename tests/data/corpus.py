@@ -111,6 +111,10 @@ def readable() -> None:
     case("array over lines", "a.json", json.dumps(QA, indent=2), qa)
     case("array named jsonl", "a.jsonl", json.dumps(QA, indent=1), qa)
     case("object with a list", "a.json", json.dumps({"version": 1, "data": QA}), qa)
+    beside = {"tags": ["a", "b"], "none": [], "rows": QA}
+    case("object with a list of rows beside other lists", "a.json", json.dumps(beside), qa)
+    mixed = [QA[0], {"messages": [USER, ASSISTANT]}, *QA[1:]]
+    case("mixed rows are read as what most of them are", "a.jsonl", jsonl(mixed), good("question_answer", 5, 1, "null_field"))
     case("object with a list over lines", "a.jsonl", json.dumps({"about": {"x": [1]}, "rows": QA}, indent=2), qa)
     case("utf-8 mark", "a.jsonl", b"\xef\xbb\xbf" + TEXT.encode(), qa)
     case("utf-16", "a.jsonl", TEXT.encode("utf-16"), qa)
@@ -146,6 +150,7 @@ def readable() -> None:
     case("zip", "a.zip", packed({"rows.jsonl": TEXT}), qa)
     case("zip of several", "a.zip", packed({"a.jsonl": TEXT, "b/c.csv": csv_of(QA)}), good("question_answer", 10, 0))
     case("zip with other things", "a.zip", packed({"README.md": "x", "__MACOSX/._a.jsonl": "x", "p.png": "x", "a.jsonl": TEXT}), qa)
+    case("zip of a workbook", "a.zip", packed({"b/a.xlsx": xlsx(TABLE)}), qa)
     case("zip of gz", "a.zip", packed({"a.jsonl.gz": gzip.compress(TEXT.encode())}), qa)
     case("zip that points outside", "a.zip", packed({"../../../../tmp/evil.jsonl": TEXT, "/etc/evil.jsonl": TEXT}), qa)
     case("zip with a link", "a.zip", packed({"a.jsonl": TEXT}, link="b.jsonl"), qa)

@@ -19,13 +19,17 @@ def test_the_corpus_is_large_enough_and_half_of_it_is_bad() -> None:
     assert len({(case.title, case.name) for case in cases()}) == len(cases())
 
 
+@pytest.mark.parametrize("upload", [False, True], ids=["file", "upload"])
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.title)
-def test_verdict(tmp_path: Path, case: Case) -> None:
+def test_verdict(tmp_path: Path, case: Case, upload: bool) -> None:
+    """An upload is kept under a name without a suffix."""
     home = Home.open(tmp_path / "home")
     path = tmp_path / case.name
     path.write_bytes(case.content)
     try:
-        found = store.load(home, path)  # reading alone: what checks of the words find is in test_checks.py
+        found = store.load(
+            home, data.store_upload(home, path, case.name) if upload else path
+        )  # reading alone: what checks of the words find is in test_checks.py
     except errors.LoraUIError as e:
         assert e.kind == case.verdict, str(e)
         assert e.message and e.cause and e.fix and json.dumps(e.as_dict())

@@ -167,6 +167,24 @@ def print_fit(report: dict[str, Any]) -> None:
         print(f"  {way['said']['text']}: -{memory.gigabytes(way['saves'])}, then {VERDICTS[way['verdict']]}  ({sets})")
     if report["verdict"] == "no" and not report["advice"]:
         print("No change of settings is enough: choose a smaller base model.")
+    if "exact" in report:
+        print_exact(report["exact"])
+
+
+def counted(checking: Iterator[tuple[int, int, dict[str, Any] | None]]) -> dict[str, Any]:
+    """The answer of an exact check, its progress said."""
+    shown, answer = "", {}
+    for done, total, found in checking:
+        if total and (line := f"checking exactly {done}/{total}") != shown:
+            say(shown := line)
+        answer = found or answer
+    return answer
+
+
+def print_exact(exact: dict[str, Any]) -> None:
+    print(f"checked exactly: {memory.gigabytes(exact['exact_bytes'])}, {VERDICTS[exact['verdict']]}")
+    for name, (form, found) in exact["items"].items():
+        print(f"  {name:12} {memory.gigabytes(form):>10} estimated {memory.gigabytes(found):>10} exactly")
 
 
 def warnings(plan: dict[str, Any]) -> list[str]:

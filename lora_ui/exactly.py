@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lora_ui import errors, machine, memory, models, preflight, settings
+from lora_ui import calibration, errors, machine, memory, models, preflight, settings
 from lora_ui.errors import Say
 from lora_ui.home import REPOSITORY, Home
 from lora_ui.memory import Place, Rows
@@ -38,7 +38,7 @@ def of_fit(home: Home, raw: dict[str, Any], token: str | None, gpu_memory: int |
     base = models.known(home, chosen.model.base_model, chosen.model.revision)
     if base is None or base.config is None:
         base = models.find(home, chosen.model.base_model, chosen.model.revision, token)
-    place = memory.another(gpu_memory) if gpu_memory else memory.here(machine.look())[0]
+    place = memory.another(gpu_memory) if gpu_memory else calibration.here(home, machine.look())[0]
     yield from check(base, chosen, Rows(1000, 100), place)
 
 
@@ -68,13 +68,14 @@ def beside(needed: dict[str, int], measured: dict[str, int], place: Place) -> di
     # gradients grow while what is kept shrinks: at the worst moment only some of them are there
     exact |= {"gradients": min(measured["gradients"], rest), "working": max(0, rest - measured["gradients"])}
     form = {name: needed[name] for name in alike} | {"working": needed["activations"] + needed["logits"]}
-    aside = {name: needed[name] for name in ("context", "margin")}
+    aside = {name: needed[name] for name in ("context", "calibration", "margin") if name in needed}
+    items = {name: [size, exact[name]] for name, size in form.items()} | {name: [size, size] for name, size in aside.items()}
     return {
         "verdict": memory.verdict({**exact, **aside}, place),
         "predicted_bytes": sum(needed.values()),
         "exact_bytes": measured["peak"] + sum(aside.values()),
         "available_bytes": place.whole,
-        "items": {name: [size, exact[name]] for name, size in form.items()} | {name: [size, size] for name, size in aside.items()},
+        "items": items,
     }
 
 

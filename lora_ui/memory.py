@@ -69,6 +69,8 @@ class Place:
     dtype: str
     whole: int
     free: int
+    factor: float = 1.0
+    """How many times what the form says runs have really used there (lora_ui/calibration.py)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Step:
     checkpointing: bool
     device: str
     dtype: str
+    factor: float = 1.0
+    """As of its place."""
 
     @property
     def tokens(self) -> int:
@@ -111,9 +115,7 @@ def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple
     if items(base, chosen, first) is None:
         return decided, None
     fixed = chosen.training.activation_checkpointing != "auto"
-    tries = [
-        Step(first.rows, first.length, kept, place.device, place.dtype) for kept in ((first.checkpointing,) if fixed else (False, True))
-    ]
+    tries = [replace(first, checkpointing=kept) for kept in ((first.checkpointing,) if fixed else (False, True))]
     if chosen.training.per_device_train_batch_size == "auto":
         tries = [smaller for one in tries for smaller in _smaller(one, decided, first, fixed)]
     room = ROOM * place.whole
@@ -122,7 +124,7 @@ def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple
         said = Say("{value} in memory together: more would not fit into {room}", value=found.rows, room=gigabytes(place.whole))
         decided = presets.split_again(decided, found.rows, said)
     if not fixed:
-        lean = Step(found.rows, found.length, False, found.device, found.dtype)
+        lean = replace(found, checkpointing=False)
         decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, chosen, lean), place)}
     return decided, items(base, chosen, found)
 
@@ -132,7 +134,12 @@ def step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: P
     longest = None if decided["training.packing"].value else rows.longest
     length = min(longest or chosen.training.max_length, chosen.training.max_length)
     return Step(
-        decided["training.per_device_train_batch_size"].value, length, bool(decided[CHECKPOINTING].value), place.device, place.dtype
+        decided["training.per_device_train_batch_size"].value,
+        length,
+        bool(decided[CHECKPOINTING].value),
+        place.device,
+        place.dtype,
+        place.factor,
     )
 
 
@@ -141,7 +148,7 @@ def _smaller(step: Step, decided: dict[str, Decision], first: Step, fixed: bool)
     whole = first.rows * decided["training.gradient_accumulation_steps"].value
     counts = [n for n in range(first.rows, 0, -1) if whole % n == 0]
     busy = [n for n in counts if n == first.rows or n * step.length >= BUSY]
-    return [Step(n, step.length, step.checkpointing, step.device, step.dtype) for n in (counts if step.checkpointing or fixed else busy)]
+    return [replace(step, rows=n) for n in (counts if step.checkpointing or fixed else busy)]
 
 
 def _checkpointing(on: bool, without: int, place: Place) -> Decision:
@@ -172,8 +179,8 @@ def gigabytes(count: float) -> str:
 
 
 def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | None:
-    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step;
-    None for a family whose shape is not known here."""
+    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step, and
+    `calibration` where runs have shown that it is more or less; None for a family whose shape is not known here."""
     model = fit.shape(base.config) if base.config else None
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     if model is None or counts is None:
@@ -190,6 +197,8 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
     }
+    if step.factor != 1:
+        found["calibration"] = round((step.factor - 1) * measurable(found, step.device))
     return {**found, "margin": 100_000_000 + sum(found.values()) // 25}
 
 

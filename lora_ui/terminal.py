@@ -156,6 +156,8 @@ def print_fit(report: dict[str, Any]) -> None:
     print(f"{memory.gigabytes(report['predicted_bytes'])} needed:")
     for name, size in report["items"].items():
         print(f"  {name:12} {memory.gigabytes(size):>10}")
+    if report["calibration"]:
+        print(report["calibration"]["text"])
     for place in report["places"]:
         print(f"{place['name'] or 'A GPU'} with {memory.gigabytes(place['available_bytes'])}: {VERDICTS[place['verdict']]}")
     for way in report["advice"]:
@@ -173,7 +175,8 @@ def print_fit(report: dict[str, Any]) -> None:
 
 def counted(checking: Iterator[tuple[int, int, dict[str, Any] | None]]) -> dict[str, Any]:
     """The answer of an exact check, its progress said."""
-    shown, answer = "", {}
+    shown = ""
+    answer: dict[str, Any] = {}
     for done, total, found in checking:
         if total and (line := f"checking exactly {done}/{total}") != shown:
             say(shown := line)

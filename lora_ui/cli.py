@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import huggingface_hub
 import typer
 
-from lora_ui import chats, doctor, errors, hub, presets, runs, settings, terminal
+from lora_ui import chats, doctor, errors, exactly, hub, presets, runs, settings, terminal
 from lora_ui.data import sources
 from lora_ui.home import Home
 from lora_ui.jobs import ENDED, Jobs
@@ -109,6 +109,7 @@ def fit(
     settings_file: SettingsOption = None,
     assignments: SetOption = None,
     gpu_memory: Annotated[str | None, typer.Option("--gpu-memory", help="Memory to plan for, such as 24GiB.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Go through two steps without numbers as well, and count every byte.")] = False,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -117,7 +118,10 @@ def fit(
     with terminal.explained(as_json):
         here = Home.open(home)
         raw = _raw(here, preset, settings_file, assignments, None, base_model, None)
-        report = runs.fit_report(here, raw, terminal.count_bytes(gpu_memory) if gpu_memory else None, _token())
+        size = terminal.count_bytes(gpu_memory) if gpu_memory else None
+        report = runs.fit_report(here, raw, size, _token())
+        if exact:
+            report["exact"] = terminal.counted(exactly.of_fit(here, raw, _token(), size))
         if as_json:
             terminal.print_json(report)
         else:

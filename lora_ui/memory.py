@@ -1,7 +1,7 @@
 """How much memory a run takes, from a model's config.json alone, and whether it fits.
 
 A closed form of one training step as `worker/train.py` makes it: what PyTorch keeps for the gradients of each layer, counted
-in numbers of a token, and what the loss and the backward pass hold for a moment. `tests/judge.py` holds it against real steps.
+in numbers of a token, and what the loss and the backward pass hold for a moment. `worker/dryrun.py` holds it against real steps.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class Place:
     dtype: str
     whole: int
     free: int
+    factor: float = 1.0
+    """How many times what the form says runs have really used there (lora_ui/calibration.py)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ class Step:
     checkpointing: bool
     device: str
     dtype: str
+    factor: float = 1.0
+    """As of its place."""
 
     @property
     def tokens(self) -> int:
@@ -107,13 +111,11 @@ def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple
     """(`presets.decide`, with what is in memory together and whether things are worked out twice chosen by what fits there; the
     bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
     decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths)
-    first = _step_of(chosen, decided, rows, place)
+    first = step_of(chosen, decided, rows, place)
     if items(base, chosen, first) is None:
         return decided, None
     fixed = chosen.training.activation_checkpointing != "auto"
-    tries = [
-        Step(first.rows, first.length, kept, place.device, place.dtype) for kept in ((first.checkpointing,) if fixed else (False, True))
-    ]
+    tries = [replace(first, checkpointing=kept) for kept in ((first.checkpointing,) if fixed else (False, True))]
     if chosen.training.per_device_train_batch_size == "auto":
         tries = [smaller for one in tries for smaller in _smaller(one, decided, first, fixed)]
     room = ROOM * place.whole
@@ -122,17 +124,22 @@ def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple
         said = Say("{value} in memory together: more would not fit into {room}", value=found.rows, room=gigabytes(place.whole))
         decided = presets.split_again(decided, found.rows, said)
     if not fixed:
-        lean = Step(found.rows, found.length, False, found.device, found.dtype)
+        lean = replace(found, checkpointing=False)
         decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, chosen, lean), place)}
     return decided, items(base, chosen, found)
 
 
-def _step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
+def step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
     """What is in memory together by these decisions: packed sequences are full, rows are as long as the longest."""
     longest = None if decided["training.packing"].value else rows.longest
     length = min(longest or chosen.training.max_length, chosen.training.max_length)
     return Step(
-        decided["training.per_device_train_batch_size"].value, length, bool(decided[CHECKPOINTING].value), place.device, place.dtype
+        decided["training.per_device_train_batch_size"].value,
+        length,
+        bool(decided[CHECKPOINTING].value),
+        place.device,
+        place.dtype,
+        place.factor,
     )
 
 
@@ -141,7 +148,7 @@ def _smaller(step: Step, decided: dict[str, Decision], first: Step, fixed: bool)
     whole = first.rows * decided["training.gradient_accumulation_steps"].value
     counts = [n for n in range(first.rows, 0, -1) if whole % n == 0]
     busy = [n for n in counts if n == first.rows or n * step.length >= BUSY]
-    return [Step(n, step.length, step.checkpointing, step.device, step.dtype) for n in (counts if step.checkpointing or fixed else busy)]
+    return [replace(step, rows=n) for n in (counts if step.checkpointing or fixed else busy)]
 
 
 def _checkpointing(on: bool, without: int, place: Place) -> Decision:
@@ -172,8 +179,8 @@ def gigabytes(count: float) -> str:
 
 
 def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | None:
-    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step;
-    None for a family whose shape is not known here."""
+    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step, and
+    `calibration` where runs have shown that it is more or less; None for a family whose shape is not known here."""
     model = fit.shape(base.config) if base.config else None
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     if model is None or counts is None:
@@ -185,11 +192,13 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
         "weights": _weights(model, chosen, step),
         "adapter": trainable * (number + (2 if _mixed(chosen, step) else 0)),
         "gradients": trainable * number,
-        "optimizer": round(trainable * _state_bytes(chosen.training.optim, number)),
+        "optimizer": round(trainable * state_bytes(chosen.training.optim, number)),
         "activations": activations,
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
     }
+    if step.factor != 1:
+        found["calibration"] = round((step.factor - 1) * measurable(found, step.device))
     return {**found, "margin": 100_000_000 + sum(found.values()) // 25}
 
 
@@ -207,13 +216,18 @@ def measurable(needed: dict[str, int], device: str) -> int:
     return sum(size for name, size in needed.items() if name not in aside)
 
 
-def _quantised(chosen: Settings) -> bool:
+def quantised(chosen: Settings) -> bool:
     return chosen.model.load_in_4bit or chosen.model.load_in_8bit
+
+
+def each_number(chosen: Settings) -> float:
+    """Bytes of a number of a squeezed base."""
+    return FOUR_BIT if chosen.model.load_in_4bit else 1
 
 
 def _adapter_bytes(chosen: Settings, step: Step) -> int:
     """TRL makes the adapters of a quantised base bfloat16; all others are float32."""
-    return 2 if _quantised(chosen) and step.dtype == "bfloat16" else 4
+    return 2 if quantised(chosen) and step.dtype == "bfloat16" else 4
 
 
 def _mixed(chosen: Settings, step: Step) -> bool:
@@ -221,14 +235,14 @@ def _mixed(chosen: Settings, step: Step) -> bool:
     return step.bytes != _adapter_bytes(chosen, step)
 
 
-def _state_bytes(optimizer: str, number: int) -> float:
+def state_bytes(optimizer: str, number: int) -> float:
     """Bytes of the optimizer's memory for each number that learns."""
     return 2 if "8bit" in optimizer else 0.1 if optimizer == "adafactor" else 2 * number
 
 
 def _weights(model: Shape, chosen: Settings, step: Step) -> int:
     inside = model.layers * sum(one.inputs * one.outputs for one in model.linears)
-    each = FOUR_BIT if chosen.model.load_in_4bit else 1 if chosen.model.load_in_8bit else step.bytes
+    each = each_number(chosen) if quantised(chosen) else step.bytes
     return round(inside * each + (model.parameters - inside) * step.bytes)
 
 
@@ -281,4 +295,4 @@ def _backward(model: Shape, chosen: Settings, step: Step) -> int:
     inner = model.linears[-1].inputs
     moment = 6 * inner + 10 * model.width if _mixed(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
     biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
-    return moment * step.tokens + biggest * (4 * _quantised(chosen) + 16 * chosen.adapter.use_dora)
+    return moment * step.tokens + biggest * (4 * quantised(chosen) + 16 * chosen.adapter.use_dora)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ui import data, effects, errors, fit, machine, memory, models, presets, settings, ways
+from lora_ui import calibration, data, effects, errors, fit, machine, memory, models, presets, settings, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Job, Jobs
@@ -81,6 +81,7 @@ def prepare_params(
 class Ground:
     """What a plan stands on: the rows as far as they are counted, the base model as far as it is known, this machine."""
 
+    home: Home
     chosen: settings.Settings
     dataset: data.Dataset
     base: models.BaseModel
@@ -92,7 +93,7 @@ class Ground:
 
     def places(self, gpu_memory: int | None) -> list[memory.Place]:
         """Where it would run: what is here, or a GPU of that many bytes."""
-        return [memory.another(gpu_memory)] if gpu_memory else memory.here(self.here)
+        return [memory.another(gpu_memory)] if gpu_memory else calibration.here(self.home, self.here)
 
 
 def ground(home: Home, raw: dict[str, Any], token: str | None = None) -> Ground:
@@ -111,7 +112,7 @@ def ground(home: Home, raw: dict[str, Any], token: str | None = None) -> Ground:
     summary = prepared.summary(home, asked)
     sides = _sides(home, chosen, usable_rows(home, chosen, rows), token)
     counted = memory.Rows.of(summary) if summary else memory.Rows(*sides)
-    return Ground(chosen, rows, base, unreachable, machine.look(), asked, summary, counted)
+    return Ground(home, chosen, rows, base, unreachable, machine.look(), asked, summary, counted)
 
 
 def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: int | None = None) -> dict[str, Any]:
@@ -150,6 +151,7 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         "device_name": here.name,
         "memory": memory_of(home, base, chosen, on.rows, on.places(gpu_memory)),
         "predicted_bytes": memory.measurable(needed, here.device) if needed else None,
+        "calibration": on.places(None)[0].factor,
         "decisions": {key: decision.as_dict() for key, decision in decided.items()},
         "idle": {key: reason.as_dict() for key, reason in effects.idle(chosen, base).items()},
         "in_vain": {key: reason.as_dict() for key, reason in effects.in_vain(chosen, base).items()},
@@ -212,7 +214,8 @@ def memory_of(
         "predicted_bytes": sum(needed.values()),
         "available_bytes": best.whole,
         "items": needed,
-        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": said} for said, _, place in judged],
+        "calibration": said.as_dict() if (said := calibration.said(best)) else None,
+        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": one} for one, _, place in judged],
         "ways": [way.as_dict() for way in ways.ways(base, chosen, rows, best, models.catalogue(home))] if verdict == "no" else [],
     }
 

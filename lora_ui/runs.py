@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import chats, endings, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
+from lora_ui import calibration, chats, endings, errors, fit, hub, machine, memory, metrics, models, preflight, settings, space, supervisor
 from lora_ui.data import prepared as prepared_rows
 from lora_ui.home import Home, read_json
 from lora_ui.jobs import BUSY, ENDED, WAITING, Job, Jobs
@@ -88,7 +88,7 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
         base = models.find(home, chosen.model.base_model, chosen.model.revision, token)
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     here = machine.look()
-    places = [memory.another(gpu_memory)] if gpu_memory else memory.here(here)
+    places = [memory.another(gpu_memory)] if gpu_memory else calibration.here(home, here)
     found = preflight.memory_of(home, base, chosen, memory.Rows(1000, 100), places) or {}
     flops = fit.step_flops(base, counts["trainable_parameters"] if counts else None)
     on_cpu = places[0].device == "cpu" and flops
@@ -97,6 +97,7 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
         "predicted_bytes": found.get("predicted_bytes"),
         "available_bytes": places[0].whole,
         "items": found.get("items", {}),
+        "calibration": found.get("calibration"),
         "places": found.get("places", []),
         "advice": found.get("ways", []),
         "tokens_per_second": fit.cpu_flops() * fit.CPU_EFFICIENCY / flops if on_cpu and flops else None,
@@ -141,7 +142,7 @@ def asked(home: Home, raw: dict[str, Any], name: str = "", preset: str | None = 
             "held_out_rows": coming["held_out_rows"],
         },
         "estimate_seconds": coming["seconds"],
-        "predicted_bytes": coming["predicted_bytes"],
+        **{name: coming[name] for name in ("predicted_bytes", "calibration")},
     }
 
 

@@ -161,6 +161,8 @@ def print_fit(report: dict[str, Any]) -> None:
     print(f"{memory.gigabytes(report['predicted_bytes'])} needed:")
     for name, size in report["items"].items():
         print(f"  {name:12} {memory.gigabytes(size):>10}")
+    if report["calibration"]:
+        print(report["calibration"]["text"])
     for place in report["places"]:
         print(f"{place['name'] or 'A GPU'} with {memory.gigabytes(place['available_bytes'])}: {VERDICTS[place['verdict']]}")
     for way in report["advice"]:
@@ -172,6 +174,25 @@ def print_fit(report: dict[str, Any]) -> None:
         print(f"  {way['said']['text']}: -{memory.gigabytes(way['saves'])}, then {VERDICTS[way['verdict']]}  ({sets})")
     if report["verdict"] == "no" and not report["advice"]:
         print("No change of settings is enough: choose a smaller base model.")
+    if "exact" in report:
+        print_exact(report["exact"])
+
+
+def counted(checking: Iterator[tuple[int, int, dict[str, Any] | None]]) -> dict[str, Any]:
+    """The answer of an exact check, its progress said."""
+    shown = ""
+    answer: dict[str, Any] = {}
+    for done, total, found in checking:
+        if total and (line := f"checking exactly {done}/{total}") != shown:
+            say(shown := line)
+        answer = found or answer
+    return answer
+
+
+def print_exact(exact: dict[str, Any]) -> None:
+    print(f"checked exactly: {memory.gigabytes(exact['exact_bytes'])}, {VERDICTS[exact['verdict']]}")
+    for name, (form, found) in exact["items"].items():
+        print(f"  {name:12} {memory.gigabytes(form):>10} estimated {memory.gigabytes(found):>10} exactly")
 
 
 def warnings(plan: dict[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ LEVELS = [
     {"recipes"},
     {"machine", "metrics", "hub", "models", "data", "presets", "jobs"},
     {"fit", "memory", "ways", "effects", "card"},
-    {"preflight", "executors", "endings", "space"},
+    {"preflight", "calibration", "exactly", "executors", "endings", "space"},
     {"rescue"},
     {"supervisor"},
     {"chats", "runs", "doctor"},

@@ -1,4 +1,4 @@
-"""The closed form of memory against real steps over tensors without numbers (tests/judge.py), and what is made of it."""
+"""The closed form of memory against real steps over tensors without numbers (worker/dryrun.py), and what is made of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-import torch
 
 from lora_ui import machine, memory, settings, ways
 from lora_ui.machine import GIB
 from lora_ui.memory import Place, Rows, Step
 from lora_ui.models import BaseModel, catalogue
-from tests import judge
+from lora_ui.worker import dryrun
 
 
 def llama(layers: int, width: int, inner: int, heads: int, kv: int, words: int, **more: Any) -> dict[str, Any]:
@@ -63,8 +62,8 @@ def test_the_closed_form_agrees_with_the_judge(
     config: dict[str, Any], rows: int, length: int, checkpointing: bool, dtype: str, groups: dict[str, Any]
 ) -> None:
     chosen = settings.parse(groups)
-    measured = judge.peak_bytes(config, chosen, rows, length, checkpointing, getattr(torch, dtype))
     step = Step(rows, length, checkpointing, "cuda" if dtype == "bfloat16" else "cpu", dtype)
+    measured = dryrun.measure(config, chosen, step)["peak"]
     needed = memory.items(base(config), chosen, step)
     assert needed is not None
     tensors = sum(needed.values()) - needed["context"] - needed["margin"]

@@ -215,3 +215,9 @@ class MergeFailed(LoraUIError):
     message = "The merged model is not right, so it was not kept."
     cause = "{detail}"
     fix = "Merge again in float32. The adapter itself is unharmed."
+
+
+class DryRunFailed(LoraUIError):
+    message = "Memory could not be checked exactly."
+    cause = "{detail}"
+    fix = "Rely on the estimate, or try again when this machine has less to do."

@@ -43,7 +43,8 @@ def items(t: Words, plan: dict[str, Any]) -> str:
         for name, size in found["items"].items()
     )
     whole = f'<tr class="sum"><th scope="row">{esc(t("fit.item.all"))}</th><td class="num">{esc(memory.gigabytes(found["predicted_bytes"]))}</td></tr>'
-    return f'<table class="facts">{rows}{whole}</table>'
+    counted_in = f'<p class="muted">{esc(t.say(found["calibration"]))}</p>' if found["calibration"] else ""
+    return f'<table class="facts">{rows}{whole}</table>{counted_in}'
 
 
 def missing(t: Words, plan: dict[str, Any]) -> str:

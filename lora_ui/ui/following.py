@@ -61,6 +61,7 @@ def follow(t: Words, p: Parts, home: Home, edit: Edit) -> dict[Any, Any]:
         **_start(t, p, plan),
         p.plan: plan_card.sentences(t, plan, settings.parse(now.raw).training.max_length, elsewhere=edit.size is not None),
         p.items: fitting.items(t, plan),
+        p.exact: "",
         p.gpu: gr.update(info=t("fit.another_wrong" if wrong_size else "fit.another_hint")),
         p.why: plan_card.decisions(t, plan),
         p.waiting: job,

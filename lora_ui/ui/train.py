@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import functools
 import secrets
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 
-from lora_ui import data, models, preflight, presets, runs, settings
+from lora_ui import data, memory, models, preflight, presets, runs, settings
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
-from lora_ui.ui import base_models, draft, fitting, form, tokens, trust
+from lora_ui.ui import base_models, checking, draft, fitting, form, tokens, trust
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.following import Edit, follow
 from lora_ui.ui.shell import Page, esc, number
@@ -35,6 +37,7 @@ def build(page: Page) -> None:
     _wire_edits(page, parts)
     _wire_presets(page, parts)
     _wire_models(page, parts)
+    _wire_exact(page, parts)
     _wire_start(page, parts)
 
 
@@ -236,6 +239,30 @@ def _wire_presets(page: Page, p: Parts) -> None:
 
     saved = page.on(p.save.click, save, [memory, p.preset_title], [memory, p.preset_title, p.preset])
     page.on(saved.then, edited, _inputs(page, p), _outputs(page, p))
+
+
+# memory, exactly
+
+
+def _wire_exact(page: Page, p: Parts) -> None:
+    home, t = page.home, page.t
+
+    def check(
+        request: gr.Request, remembered: dict[str, Any], preset: str, model: str, typed: str, gpu: str, *values: Any
+    ) -> Iterator[dict[Any, Any]]:
+        raw, halt = _now(home, p, remembered, preset, model, values).raw, threading.Event()
+        over = {p.check: gr.update(visible=True), p.exact_stop: gr.update(visible=False)}
+        try:
+            for said in checking.watched(t, home, raw, tokens.of(request, typed) or None, memory.read_size(gpu), halt):
+                yield {p.exact: said, p.checking: halt, p.check: gr.update(visible=False), p.exact_stop: gr.update(visible=True)}
+        except Exception:
+            yield {**over, p.exact: ""}
+            raise
+        yield over
+
+    asked = [page.memory, p.preset, p.model, p.token, p.gpu, *p.boxes]
+    page.on(p.check.click, check, asked, [p.exact, p.checking, p.check, p.exact_stop], at=p.exact_problem)
+    page.on(p.exact_stop.click, threading.Event.set, p.checking)
 
 
 # start

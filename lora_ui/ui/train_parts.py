@@ -86,6 +86,12 @@ class Parts:
         self.offered = gr.State([])
         with gr.Accordion(t("fit.items"), open=False, elem_id="memory-items"):
             self.items = html()
+            html(f'<p class="muted">{esc(t("exact.hint"))}</p>')
+            self.exact = html(elem_id="exact")
+            self.exact_problem = html(visible=False)
+            self.check = gr.Button(t("exact.check"), size="sm", elem_id="check-exactly")
+            self.exact_stop = gr.Button(t("exact.stop"), size="sm", visible=False, elem_id="stop-checking")
+            self.checking = gr.State(None)  # the threading.Event that ends the check under way
             self.gpu = gr.Textbox(label=t("fit.another"), info=t("fit.another_hint"), max_lines=1, elem_id="another-gpu")
         with gr.Accordion(t("train.why"), open=False):
             self.why = html()
@@ -115,6 +121,7 @@ class Parts:
             *self.ways,
             self.offered,
             self.items,
+            self.exact,
             self.gpu,
         ]
         return [

@@ -117,7 +117,7 @@ def run(job: Job) -> dict[str, Any]:
         "saved_step": checkpoints.step_of(kept),
         "trainable_parameters": trainable,
         "all_parameters": everything,
-        "memory": {"predicted_bytes": job.params.get("predicted_bytes"), "measured_bytes": _peak_bytes(device)},
+        "memory": _memory(job, device),
         "adapter_path": str(job.folder / "adapter"),
         "base_model_path": str(folder),
         "resumed_from": last_good.name if last_good else None,
@@ -169,7 +169,8 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
 def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
     """Every automatic value with its reason, written to `decided.json`."""
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
-    made, _ = memory.settle(base, chosen, memory.Rows.of(summary), memory.here(here)[0])
+    place = replace(memory.here(here)[0], factor=job.params.get("calibration", 1.0))
+    made, _ = memory.settle(base, chosen, memory.Rows.of(summary), place)
     together = _tested_at_once(made, chosen, summary, here.device)
     made[shortage.TESTED] = Decision(together, Say("tests take no more tokens at once than a step of training"))
     said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
@@ -270,6 +271,12 @@ def _losses(path: Path) -> dict[str, Any]:
         },
         "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
     }
+
+
+def _memory(job: Job, device: str) -> dict[str, Any]:
+    """What was said before and what it took; with the kind of device and what was counted in, for the next estimate here."""
+    said = {"predicted_bytes": job.params.get("predicted_bytes"), "measured_bytes": _peak_bytes(device)}
+    return {**said, "device": device, "factor": job.params.get("calibration", 1.0)}
 
 
 def _peak_bytes(device: str) -> int:

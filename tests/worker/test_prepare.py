@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import traceback
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
@@ -13,7 +16,7 @@ import pytest
 from lora_ui import data, errors
 from lora_ui.data import prepared
 from lora_ui.home import REPOSITORY, Home, read_json, write_json
-from lora_ui.worker import prepare, render
+from lora_ui.worker import prepare, render, spans
 from lora_ui.worker.job import Job, Stopped
 from lora_ui.worker.limits import TooMuch, limited_memory, limited_time
 from lora_ui.worker.load import load_tokenizer
@@ -216,6 +219,25 @@ def test_a_template_that_never_ends(place: Place) -> None:
     place.model(loops + CHATML)
     with pytest.raises(errors.TemplateFailed, match=r"row 1\. It ran for more than 2 seconds"):
         place.run(place.asked(place.rows(pairs(2))))
+
+
+def test_nothing_is_tokenised_while_a_template_runs(place: Place) -> None:
+    """Its limit on memory is the whole process's: the tokenizer would die of it."""
+    place.model()
+    asked = place.asked(place.rows([{"question": f"Q{n}", "answer": "long " * 300} for n in range(prepare.TOGETHER + 1)]))
+    beside: list[bool] = []
+
+    def look(frame: FrameType, event: str, _: object) -> None:
+        if event == "call" and frame.f_code is spans.lay_conversation.__code__:
+            others = [each for thread, each in sys._current_frames().items() if thread != threading.get_ident()]
+            beside.append(any(one.f_code is render.encode.__code__ for other in others for one, _ in traceback.walk_stack(other)))
+
+    sys.setprofile(look)
+    try:
+        place.run(asked)
+    finally:
+        sys.setprofile(None)
+    assert len(beside) > prepare.TOGETHER and not any(beside)
 
 
 def test_limits_are_lifted_again() -> None:

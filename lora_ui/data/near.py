@@ -43,11 +43,11 @@ def _found(home: Home, digest: str, other: str) -> Any:
         sorted_bands.append((keys[order], order))
     found: list[int] = []
     for start, rows in _portions(home, digest):
-        hashes, compared = signed(rows, common)
+        hashes, _ = signed(rows, common)
         hit = np.zeros(len(rows), bool)
         for keys, (known, order) in zip(_bands(hashes), sorted_bands):
             first, last = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
-            for at in np.flatnonzero((last > first) & compared & ~hit).tolist():
+            for at in np.flatnonzero((last > first) & ~hit).tolist():
                 alike = signatures[order[first[at] : min(last[at], first[at] + _MOST)]] == hashes[at]
                 hit[at] = alike.mean(axis=1).max() >= ALIKE
         found += (start + np.flatnonzero(hit)).tolist()

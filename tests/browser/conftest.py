@@ -51,13 +51,14 @@ class App:
         with open(self.home.root / "web.txt", "ab") as log:
             command = [sys.executable, "app.py", "--port", str(self.port), "--home", str(self.home.root)]
             self.process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        wait, deadline = threading.Event(), time.monotonic() + 60
+        wait, deadline = threading.Event(), time.monotonic() + 180  # a busy machine is slow, not wrong
         while time.monotonic() < deadline:
             try:
                 if httpx.get(self.url, follow_redirects=True, trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
                 wait.wait(0.05)
+        self.kill()
         raise AssertionError((self.home.root / "web.txt").read_text())
 
     def kill(self) -> None:

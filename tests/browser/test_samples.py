@@ -39,7 +39,8 @@ def test_every_form_of_data_is_shown_as_it_will_be_learned(app, visit, tmp_path)
         learned = "".join(page.locator("#row .row-view mark").all_text_contents())
         for words in (*sample.shown, *sample.learned):
             assert all(word in reading for word in words.split()), (words, reading)
-        assert all(word in learned for words in sample.learned for word in re.findall(r"\w+", words)), learned
+        said = re.findall(r"\w+", " ".join(sample.learned))[sample.format == "text" :]  # nothing comes before the first token of a text
+        assert all(word in learned for word in said), learned
         assert "<|im_end|>" in learned and not any(words in learned for words in sample.shown)
         pictured(page, f"sample-{at:02}-reading")
 

@@ -78,14 +78,14 @@ def test_held_out_rows_of_their_own_and_leaks(home: Home, tmp_path: Path) -> Non
 
 
 def test_rows_that_are_nearly_the_same_as_held_out_ones_leak(home: Home, tmp_path: Path) -> None:
-    told = prose(1, 30)  # stands in every row, so it makes none of them alike
-    rows = [pair(f"{told} {prose(n + 10, 20)}?", prose(n + 5000, 60)) for n in range(1500)]
-    tests = [pair("Well, " + rows[n]["question"], rows[n]["answer"] + " indeed") for n in (3, 1200, 1499)]
-    tests += [pair(f"{told} {prose(n + 9000, 20)}?", prose(n + 90000, 60)) for n in range(1500)]
-    tests += [pair("Well, " + rows[7]["question"], prose(777, 60))]
+    told = prose(1, 1000)  # stands in every row, so it makes none of them alike
+    rows = [pair(f"{told} {prose(n + 10, 20)}?", prose(n + 5000, 40)) for n in range(1100)]
+    tests = [pair("Well, " + rows[n]["question"], rows[n]["answer"] + " indeed") for n in (3, 900, 1099)]
+    tests += [pair(f"{told} {prose(n + 9000, 20)}?", prose(n + 90000, 40)) for n in range(100)]
+    tests += [pair("Well, " + rows[7]["question"], prose(777, 40))]
     digest, tested = load(home, tmp_path, rows), load(home, tmp_path, tests, "test.jsonl")
-    assert split(home, digest, [], None, 0, 42, tested).leaks == [4, 1201, 1500]
+    assert split(home, digest, [], None, 0, 42, tested).leaks == [4, 901, 1100]
     clean = split(home, digest, ["leak"], None, 0, 42, tested)
-    assert (clean.leaks, clean.left_out, len(clean.used)) == ([], {"leak": [4, 1201, 1500]}, 1497)
+    assert (clean.leaks, clean.left_out, len(clean.used)) == ([], {"leak": [4, 901, 1100]}, 1097)
     short = load(home, tmp_path, [pair("Is it near?", "Yes."), pair("Is it far?", "No.")], "short.jsonl")  # too short to be compared
     assert split(home, digest, [], None, 0, 42, short).leaks == split(home, short, [], None, 0, 42, digest).leaks == []

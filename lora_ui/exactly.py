@@ -68,7 +68,7 @@ def beside(needed: dict[str, int], measured: dict[str, int], place: Place) -> di
     # gradients grow while what is kept shrinks: at the worst moment only some of them are there
     exact |= {"gradients": min(measured["gradients"], rest), "working": max(0, rest - measured["gradients"])}
     form = {name: needed[name] for name in alike} | {"working": needed["activations"] + needed["logits"]}
-    aside: dict[str, int] = {name: needed[name] for name in ("context", "calibration", "margin") if name in needed}
+    aside: dict[str, int] = {name: size for name, size in needed.items() if name in ("context", "calibration", "margin")}
     items = {name: [size, exact[name]] for name, size in form.items()} | {name: [size, size] for name, size in aside.items()}
     return {
         "verdict": memory.verdict({**exact, **aside}, place),

@@ -154,6 +154,13 @@ def test_the_shape_of_gpt2_gives_the_published_count(run):
     assert round(said["share"], 4) == 0.2364 and said["verdict"] in ("fits", "tight") and "r·(in + out)" in said["explanation"]
 
 
+def test_fit_checks_exactly(run, tmp_path):
+    code, out, err = run("fit", "--base-model", tiny_model(tmp_path / "base"), "--gpu-memory", "8GiB", "--exact", "--json")
+    exact = json.loads(out)["exact"]
+    assert code == 0 and "checking exactly 5/5" in err
+    assert exact["verdict"] == "fits" and exact["exact_bytes"] == sum(found for _, found in exact["items"].values())
+
+
 def test_fit_says_whether_it_fits_and_what_to_change(run):
     asked = ("fit", "--base-model", "Qwen/Qwen3-8B", "--gpu-memory")
     code, out, _ = run(*asked, "12GiB")

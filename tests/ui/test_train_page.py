@@ -118,6 +118,25 @@ def test_a_learning_rate_is_written_back_one_way(app_of, visit, home):
     expect(page.locator("#changed")).to_contain_text("2e-4")
 
 
+def test_memory_is_checked_exactly_beside_the_estimate(app_of, visit, home, tmp_path):
+    page, t = visit()
+    trained_on(page, app_of(home))
+    model = page.locator("#base-model input")
+    model.fill(str(tiny_model(tmp_path / "base")))
+    model.press("Enter")
+    page.locator("#memory-items .label-wrap").click()
+    check, exact = page.locator("#check-exactly"), page.locator("#exact")
+    check.click()
+    expect(page.locator("#stop-checking")).to_be_visible()
+    page.locator("#stop-checking").click()
+    expect(exact).to_contain_text(t("exact.stopped"), timeout=60_000)
+    expect(check).to_be_visible()
+    check.click()
+    expect(exact.locator("th[scope=col]")).to_have_text([t("exact.estimated"), t("exact.found")], timeout=240_000)
+    expect(exact).to_contain_text(t("fit.item.working"))
+    expect(check).to_be_visible()
+
+
 # without a browser
 
 

@@ -43,6 +43,8 @@ LABEL = (
     "分类",
     "情感",
 )
+SURE = (("question", "answer"), ("问题", "回答"), ("问题", "答案"), ("指令", "输出"))
+"""Pairs of names that mean nothing else."""
 TOOLS = ("tools", "functions", "available_tools", "工具")
 HISTORY = ("history", "历史", "历史对话")
 
@@ -168,7 +170,7 @@ def _pairs(raw: Raw, names: dict[str, str]) -> Recognised | None:
     mapping |= _extra(names, set(mapping.values()), context=CONTEXT, system=SYSTEM)
     mapping |= _history(raw, names, set(mapping.values()))
     pair = {"prompt", "completion"} <= set(names) and user == names["prompt"] and assistant == names["completion"]
-    sure = pair or {"question", "answer"} <= set(names)
+    sure = pair or any({asked, answered} <= set(names) for asked, answered in SURE)
     why = Say("It was recognised by the columns {user} and {assistant}.", user=user, assistant=assistant)
     return Recognised("prompt_completion" if pair else "question_answer", mapping, why, "sure" if sure else "likely")
 

@@ -58,6 +58,7 @@ class App:
                     return
             except httpx.TransportError:
                 wait.wait(0.05)
+        self.kill()
         raise AssertionError((self.home.root / "web.txt").read_text())
 
     def kill(self) -> None:

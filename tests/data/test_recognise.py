@@ -50,8 +50,8 @@ def known(row: dict[str, Any], by_hand: dict[str, str] | None = None) -> Any:
         ({"Query": "Q", " Response ": "A"}, "question_answer", "likely", PAIR),
         ({"input": "Q", "output": "A"}, "question_answer", "likely", PAIR),
         ({"system prompt": "S", "User": "Q", "Assistant": "A"}, "question_answer", "likely", [{"role": "system", "content": "S"}, *PAIR]),
-        ({"问题": "Q", "答案": "A"}, "question_answer", "likely", PAIR),
-        ({"指令": "Q", "输入": "C", "输出": "A"}, "question_answer", "likely", [{"role": "user", "content": "Q\n\nC"}, ASSISTANT]),
+        ({"问题": "Q", "答案": "A"}, "question_answer", "sure", PAIR),
+        ({"指令": "Q", "输入": "C", "输出": "A"}, "question_answer", "sure", [{"role": "user", "content": "Q\n\nC"}, ASSISTANT]),
     ],
 )
 def test_conversations(row: dict[str, Any], format: str, confidence: str, messages: list[dict[str, str]]) -> None:

@@ -8,7 +8,6 @@ import sys
 import httpx
 import psutil
 import pytest
-import yaml
 
 from lora_ui import runs, supervisor
 from lora_ui.home import REPOSITORY
@@ -39,10 +38,14 @@ def answers(app):
     return httpx.get(app.url, follow_redirects=True, trust_env=False).status_code == 200
 
 
-def ask(home, settings, key):
-    """A request as another terminal makes it."""
-    command = [sys.executable, "-m", "lora_ui", "train", "--home", str(home.root), "--settings", str(settings), "--key", key]
-    return subprocess.Popen([*command, "--detach", "--json"], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+ASKS = "import sys, json; from lora_ui import runs; from lora_ui.home import Home; print(runs.start(Home.open(sys.argv[1]), json.loads(sys.argv[2]), 'the same').id)"
+
+
+def ask(home, raw):
+    """A request from a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-c", ASKS, str(home.root), json.dumps(raw)], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
+    )
 
 
 def test_two_apps_on_one_home_and_one_on_another_do_not_harm_each_other(apps, tmp_path):
@@ -50,14 +53,12 @@ def test_two_apps_on_one_home_and_one_on_another_do_not_harm_each_other(apps, tm
     assert [supervisors(app.home) for app in (one, elsewhere)] == [1, 1]
     watching = supervisor.living(elsewhere.home)
 
-    raw = tiny_settings(tmp_path)(max_steps=400, save_steps=200, logging_steps=50)
-    settings = tmp_path / "settings.yaml"
-    settings.write_text(yaml.safe_dump(raw))
-    said = [json.loads(asked.communicate(timeout=120)[0])["id"] for asked in [ask(one.home, settings, "the same") for _ in range(3)]]
+    settings = tiny_settings(tmp_path)
+    raw, short = settings(max_steps=200, save_steps=100, logging_steps=50), settings(max_steps=2)
+    said = [asked.communicate(timeout=120)[0].strip() for asked in [ask(one.home, raw) for _ in range(3)]]
     assert len(set(said)) == 1
-    short = tiny_settings(tmp_path)(max_steps=2)
-    line = [said[0], *(runs.start(one.home, short, f"key {n}").id for n in range(2))]
-    apart = runs.start(elsewhere.home, raw, "the same").id
+    line = [said[0], runs.start(one.home, short, "another").id]
+    apart = runs.start(elsewhere.home, short, "the same").id
     assert apart not in line and [job.id for job in Jobs(elsewhere.home.database).all()] == [apart]
 
     until(lambda: runs.job(one.home, line[0])["phase"] == "train", 240)
@@ -69,5 +70,5 @@ def test_two_apps_on_one_home_and_one_on_another_do_not_harm_each_other(apps, tm
         there = [Jobs(app.home.database).get(id) for id in ids]
         assert [(job.state, job.attempt, job.interruptions) for job in there] == [("finished", 1, [])] * len(ids)
         assert all(before.ended <= after.started for before, after in itertools.pairwise(there))
-    assert len(Jobs(one.home.database).all("train")) == len(line)
+    assert len(Jobs(one.home.database).all()) == len(line)
     assert [supervisors(app.home) for app in (two, elsewhere)] == [1, 1] and supervisor.living(elsewhere.home) == watching

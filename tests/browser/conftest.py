@@ -113,7 +113,7 @@ def visit(app, chromium, request):
 
     yield open_one
     for number, context in enumerate(contexts):
-        if folder := os.environ.get("LORA_UI_SCREENSHOTS"):  # what the pages looked like at the end, to look at by hand
+        if context.pages and (folder := os.environ.get("LORA_UI_SCREENSHOTS")):  # what the pages looked like at the end, to look at by hand
             context.pages[0].screenshot(path=f"{folder}/{request.node.name}-{number}.png", full_page=True)
         context.close()
     assert [line for line in wrong if not any(said in line for said in LEAVING)] == []

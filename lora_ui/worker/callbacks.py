@@ -51,7 +51,7 @@ class Watch(TrainerCallback):
 
     def on_prediction_step(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.job.moved = time.time()
-        if state.global_step == 0:  # nothing is learned yet; later a test is finished first, so that nothing is lost
+        if state.global_step == 0:  # nothing is learned yet; later a test is finished first, unless a stop is asked for again
             self.job.check()
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, Any], **_: Any) -> None:

@@ -121,6 +121,7 @@ class Job:
 
     def _asked(self, *_: Any) -> None:
         if self.stopping.is_set():
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # what is saved now is not broken off
             raise Stopped
         self.stopping.set()
 

@@ -94,6 +94,10 @@ def run(job: Job) -> dict[str, Any]:
         if held_out and last_good is None:
             trainer.evaluate()  # step 0: the adapter starts at zero, so this is the base model
         trainer.go_on(last_good)
+    except Stopped:
+        if not trainer.testing:
+            raise
+        trainer.save()  # only the test is lost that was broken off
     except errors.LossDiverged:
         _halve_the_rate(job, said, decided.get("training.learning_rate", chosen.training.learning_rate), trainer.state.global_step)
         raise

@@ -28,6 +28,8 @@ class SavingTrainer(SFTTrainer):
     """Their digest."""
     base_model: str | None
     """The Hub's name of it, if it has one."""
+    testing = False
+    """Whether a test is under way, after the first step."""
 
     def go_on(self, point: Path | None) -> None:
         """Train to the end, from the start or from a save point. One of the last step is only loaded: transformers would train a step
@@ -38,6 +40,16 @@ class SavingTrainer(SFTTrainer):
             self.state, self._tr_loss = state, torch.tensor(0.0)
         else:
             self.train(resume_from_checkpoint=str(point) if point else None)
+
+    def evaluate(self, *args: Any, **named: Any) -> dict[str, float]:
+        self.testing = self.state.global_step > 0
+        found: dict[str, float] = super().evaluate(*args, **named)
+        self.testing = False
+        return found
+
+    def save(self) -> None:
+        """A save point of this step."""
+        self._save_checkpoint(self.model, None)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         staging = Path(self.args.output_dir)

@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lora_ui import data
+from lora_ui import data, metrics
 from lora_ui.home import Home, read_json
 from lora_ui.worker import checkpoints
 from tests.standin_hub import Repo, StandinHub
@@ -50,6 +50,21 @@ def test_a_stop_at_any_phase_of_a_training(tmp_path: Path, event: str, suffix: s
     assert (folder / "adapter").exists() == (step is not None)
     assert all(checkpoints.damage(p) is None for p in checkpoints.points(folder / "checkpoints"))
     assert left_over(folder) == []
+
+
+def test_a_stop_asked_for_twice_in_a_long_test_loses_only_the_test(tmp_path: Path) -> None:
+    raw, held_out = settings(tmp_path), tmp_path / "held_out.csv"
+    held_out.write_text("question,answer\n" + "\n".join(f'"{n} a?","{n} b."' for n in range(3000)))
+    raw["data"]["held_out_source"], raw["evaluation"]["eval_steps"] = str(held_out), 2
+    folder = folder_of(Home.open(tmp_path / "home"), raw, "run-1")
+    process = worker(folder)
+    until(lambda: any(row["step"] == 2 for row in metrics.read(folder / "metrics.jsonl")))
+    until(lambda: process.terminate() or process.poll() is not None)
+    assert process.returncode == 0, (folder / "log.txt").read_text()
+    told = outcome(folder)
+    assert (told["state"], told["error"], told["result"]["step"], told["result"]["saved_step"]) == ("stopped", None, 2, 2), told
+    assert [row["step"] for row in metrics.read(folder / "metrics.jsonl") if "eval_loss" in row] == [0]
+    assert (folder / "adapter").exists() and left_over(folder) == []
 
 
 def test_a_stop_while_rows_are_tokenised(tmp_path: Path) -> None:

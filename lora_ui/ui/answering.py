@@ -59,8 +59,8 @@ def wire(page: Page, p: SimpleNamespace) -> None:
         page.on(
             page.on(trigger, fn, inputs, outputs, at=p.trouble, trigger_mode="multiple").then,
             keep,
-            [p.said, p.store],
-            p.store,
+            [p.said, p.store, p.ask],
+            [p.store, p.ask],
             clears=False,
         )
 
@@ -73,12 +73,14 @@ def wire(page: Page, p: SimpleNamespace) -> None:
         asked(button.click, asking.row(n), [p.rows, *context])
 
 
-def keep(said: dict[str, Any], store: dict[str, Any]) -> Any:
-    """The browser's memory with this conversation in it."""
+def keep(said: Kept, store: Kept, typed: str) -> Any:
+    """The browser's memory with this conversation in it; and a question that could not be asked goes back into its box, unless something
+    is typed there by now."""
     if not said:
-        return gr.skip()
+        return gr.skip(), gr.skip()
     expert = {**store.get("expert", {}), said["run"]: said["expert"]}
-    return {**store, "expert": expert, "runs": {**store.get("runs", {}), said["run"]: said["turns"]}}
+    store = {**store, "expert": expert, "runs": {**store.get("runs", {}), said["run"]: said["turns"]}}
+    return store, gr.update(value=said["back"]) if said["back"] and not typed else gr.skip()
 
 
 class Asking:
@@ -141,9 +143,9 @@ class Asking:
         def state(wait: str = "", over: bool = False) -> dict[Any, Any]:
             return {p.panes: conversation.draw(t, turns, here, heads, t("chat.empty"), wait, over)}
 
-        def said() -> dict[Any, Any]:
+        def said(back: str = "") -> dict[Any, Any]:
             there = copy.deepcopy(turns[-conversation.MOST_TURNS :])  # Gradio sends what differs from the value before
-            return {p.said: {"run": run_id_of(model), "turns": there, "expert": options}}
+            return {p.said: {"run": run_id_of(model), "turns": there, "expert": options, "back": back}}
 
         stopping = self.stops[request.session_hash] = threading.Event()
         try:
@@ -166,12 +168,7 @@ class Asking:
         except Exception:
             if not any(answer["text"] for answer in turns[-1]["answers"].values()):  # as before the question, which goes back into its box
                 turns = before
-                yield {
-                    **state(over=True),
-                    **said(),
-                    **self._ready(),
-                    p.ask: gr.update(value=draft or asked, submit_btn=True, stop_btn=False),
-                }
+                yield {**state(over=True), **said(asked if not draft else ""), **self._ready()}
             else:
                 yield {**_close(turns), **state(over=True), **said(), **self._ready()}
             raise

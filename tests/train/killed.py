@@ -67,8 +67,15 @@ def forked(work: Callable[[], None]) -> int:
 
 def contents(folder: Path) -> str | None:
     """A digest of all names and bytes; None when there is no such folder."""
-    files = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())} if folder.is_dir() else None
+    files = {p.name: hashlib.sha256(_bytes(p)).hexdigest() for p in sorted(folder.iterdir())} if folder.is_dir() else None
     return hashlib.sha256(json.dumps(files).encode()).hexdigest() if files is not None else None
+
+
+def _bytes(path: Path) -> bytes:
+    if path.name != "adapter_config.json":
+        return path.read_bytes()
+    told = read_json(path)
+    return json.dumps({**told, "target_modules": sorted(told["target_modules"])}).encode()  # PEFT writes this set in any order
 
 
 def copied(template: Path, n: int) -> Path:

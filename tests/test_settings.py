@@ -1,6 +1,7 @@
 """Settings: bounds, hints, layers, `--set`, the recipe; and the spelling of PEFT and TRL."""
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,15 @@ def test_a_recipe_read_back_is_the_same_settings(tmp_path: Path):
 
 def test_layers_win_field_by_field():
     assert settings.merge({"adapter": {"r": 1, "lora_alpha": 2}}, {"adapter": {"r": 8}}) == {"adapter": {"r": 8, "lora_alpha": 2}}
+
+
+def test_settings_that_an_earlier_version_wrote_mean_the_same():
+    """`fixtures/settings_1.json`: all fields of a run's settings before `data.trim` was there."""
+    old = json.loads((Path(__file__).parent / "fixtures/settings_1.json").read_text())
+    now = settings.parse(old).model_dump()
+    assert now == settings.merge(now, old)
+    new = {group: values.keys() - old[group].keys() for group, values in now.items() if values.keys() - old[group].keys()}
+    assert new == {"data": {"trim"}} and now["data"]["trim"] == []
 
 
 def test_groups_keep_the_spelling_of_peft_and_trl():

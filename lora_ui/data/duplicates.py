@@ -96,11 +96,7 @@ class Duplicates:
             return
         signatures = np.frombuffer(self._signatures, np.uint32).reshape(-1, HASHES)
         compared = np.flatnonzero(np.concatenate(self._compared))
-        width = HASHES // BANDS
-        for band in range(BANDS):
-            keys = np.zeros(len(compared), np.uint64)
-            for at in range(band * width, (band + 1) * width):
-                keys = (keys ^ signatures[compared, at]) * _MIX
+        for keys in bands(signatures, compared):
             for one, other in _neighbours(keys):
                 pair = compared[one], compared[other]
                 if np.mean(signatures[pair[0]] == signatures[pair[1]]) >= ALIKE:
@@ -123,6 +119,16 @@ def everywhere(rows: list[dict[str, Any]]) -> set[str]:
 def signed(rows: list[dict[str, Any]], common: set[str]) -> tuple[Any, Any]:
     """(MinHashes, a row of HASHES numbers each; whether the row has enough words to be compared)."""
     return _signed([_runs(_words(row)) for row in rows], common)
+
+
+def bands(signatures: Any, rows: Any = slice(None)) -> Iterator[Any]:
+    """For each band, a number per row (of those chosen) that is the same where the band is."""
+    width = HASHES // BANDS
+    for begin in range(0, HASHES, width):
+        keys = np.zeros(len(signatures[rows, 0]), np.uint64)
+        for at in range(begin, begin + width):
+            keys = (keys ^ signatures[rows, at]) * _MIX
+        yield keys
 
 
 def _words(row: dict[str, Any]) -> list[str]:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from lora_ui.data import store
-from lora_ui.data.duplicates import ALIKE, BANDS, HASHES, SAMPLE, everywhere, signed
+from lora_ui.data.duplicates import ALIKE, SAMPLE, bands, everywhere, signed
 from lora_ui.home import Home
 
 _MOST = 100
 """Rows with one band in common that a row is compared with."""
-_MIX = np.array([0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0x27D4EB2F165667C5], np.uint64)
 
 
 def near(home: Home, digest: str, other: str) -> Any:
@@ -35,35 +35,28 @@ def near(home: Home, digest: str, other: str) -> Any:
 
 def _found(home: Home, digest: str, other: str) -> Any:
     common = everywhere(store.rows(home, digest, 0, SAMPLE))
-    tested = [hashes[compared] for hashes, compared in (signed(rows, common) for _, rows in _portions(home, other))]
+    tested = [hashes[compared] for hashes, compared in (signed(rows, common) for rows in _portions(home, other))]
     signatures = np.unique(np.concatenate(tested), axis=0)
     sorted_bands = []
-    for keys in _bands(signatures):
+    for keys in bands(signatures):
         order = np.argsort(keys, kind="stable")
         sorted_bands.append((keys[order], order))
     found: list[int] = []
-    for start, rows in _portions(home, digest):
+    start = 0
+    for rows in _portions(home, digest):
         hashes, _ = signed(rows, common)
         hit = np.zeros(len(rows), bool)
-        for keys, (known, order) in zip(_bands(hashes), sorted_bands):
+        for keys, (known, order) in zip(bands(hashes), sorted_bands):
             first, last = np.searchsorted(known, keys, "left"), np.searchsorted(known, keys, "right")
             for at in np.flatnonzero((last > first) & ~hit).tolist():
                 alike = signatures[order[first[at] : min(last[at], first[at] + _MOST)]] == hashes[at]
                 hit[at] = alike.mean(axis=1).max() >= ALIKE
         found += (start + np.flatnonzero(hit)).tolist()
+        start += len(rows)
     return np.array(found, np.int64)
 
 
-def _portions(home: Home, digest: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    start = 0
-    while rows := store.rows(home, digest, start, store.GROUP):
-        yield start, rows
-        start += len(rows)
-
-
-def _bands(signatures: Any) -> Iterator[Any]:
-    """For each band, a number per row that is the same where the band is."""
-    width = HASHES // BANDS
-    for band in range(BANDS):
-        part = np.ascontiguousarray(signatures[:, band * width : (band + 1) * width]).view(np.uint64)
-        yield np.bitwise_xor.reduce(part * _MIX, axis=1)
+def _portions(home: Home, digest: str) -> Iterator[list[dict[str, Any]]]:
+    rows = store.every_row(home, digest)
+    while portion := list(islice(rows, store.GROUP)):
+        yield portion

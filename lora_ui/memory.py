@@ -32,6 +32,9 @@ BUSY = 2048
 """Tokens together that keep a GPU at work."""
 VERDICTS = ("fits", "tight", "no")
 CHECKPOINTING = "training.activation_checkpointing"
+VARLEN = "varlen"
+BY_ITSELF = {"llama", "mistral", "granite", "smollm3", "qwen2", "qwen3", "olmo2", "phi3", "gemma", "gemma3_text"}
+"""Families whose rows are read each by itself; held against the padded calculation in tests/worker/test_attention.py."""
 FOUR_BIT = 0.516
 """Bytes of a number in NF4 with doubly quantised constants."""
 
@@ -84,6 +87,13 @@ class Step:
     dtype: str
     factor: float = 1.0
     """As of its place."""
+    attention: str = VARLEN
+    packed: bool = False
+
+    @property
+    def mask(self) -> int:
+        """Tokens that the mask of one token covers."""
+        return 0 if self.attention == VARLEN else self.tokens if self.packed else self.length
 
     @property
     def tokens(self) -> int:
@@ -111,7 +121,7 @@ def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple
     """(`presets.decide`, with what is in memory together and whether things are worked out twice chosen by what fits there; the
     bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
     decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths)
-    first = step_of(chosen, decided, rows, place)
+    first = step_of(base, chosen, decided, rows, place)
     if items(base, chosen, first) is None:
         return decided, None
     fixed = chosen.training.activation_checkpointing != "auto"
@@ -129,7 +139,21 @@ def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple
     return decided, items(base, chosen, found)
 
 
-def step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
+def attention(config: dict[str, Any] | None, device: str, dtype: str) -> Decision:
+    """How rows in memory together are kept apart: varlen where that is exact and fast, which needs neither padding nor a mask."""
+    name = (config or {}).get("model_type", "")
+    if name == "gemma2":
+        return Decision("eager", Say("this family limits its attention scores, which only the plain calculation does"))
+    if name not in BY_ITSELF or (config or {}).get("attention_dropout") or device == "mps":
+        return Decision("sdpa", Say("it ships with torch and keeps packed rows apart"))
+    if device == "cpu":
+        return Decision(VARLEN, Say("each row is read by itself: nothing is padded"))
+    if dtype == "bfloat16":
+        return Decision(VARLEN, Say("FlashAttention, which ships with torch, reads each row by itself: nothing is padded"))
+    return Decision("sdpa", Say("this GPU is too old for FlashAttention; packed rows are kept apart by a mask"))
+
+
+def step_of(base: BaseModel, chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
     """What is in memory together by these decisions: packed sequences are full, rows are as long as the longest."""
     longest = None if decided["training.packing"].value else rows.longest
     length = min(longest or chosen.training.max_length, chosen.training.max_length)
@@ -140,6 +164,8 @@ def step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: P
         place.device,
         place.dtype,
         place.factor,
+        attention(base.config, place.device, place.dtype).value,
+        bool(decided["training.packing"].value),
     )
 
 
@@ -269,10 +295,20 @@ def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     apart = _mixed(chosen, step) or adapter.lora_dropout > 0
     read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
     masks = (1 if step.device == "cuda" else 4) * sum(one.inputs for one in targets) if adapter.lora_dropout > 0 else 0
-    of_token = 4 * model.normed + size * (4 * _attention(model).inputs + step.length + model.kept + read + adapter.r * len(targets)) + masks
+    of_token = 4 * model.normed + size * (_of_attention(model, step) + model.kept + read + adapter.r * len(targets)) + masks
     if adapter.use_dora:
         of_token += sum(one.outputs for one in targets) * (size + 2)
     return of_token * step.tokens
+
+
+def _of_attention(model: Shape, step: Step) -> int:
+    """Numbers of a token: queries, keys, values and result. A mask is kept too, and keys and values once for every head; a CPU
+    keeps the result row by row and together."""
+    behind = _attention(model)
+    if step.attention != VARLEN:
+        return 4 * behind.inputs + step.mask
+    read = model.linears[: model.linears.index(behind)]
+    return sum(one.outputs for one in read) + behind.inputs * (2 if step.device == "cpu" else 1)
 
 
 def _attention(model: Shape) -> Linear:

@@ -42,7 +42,7 @@ def test_it_says_how_far_it_is_and_answers_as_the_dry_run_does_here() -> None:
     assert answer is not None and all(found is None for _, _, found in told[:-1])
     decided, needed = memory.settle(base(), CHOSEN, ROWS, PLACE)
     assert needed is not None
-    measured = dryrun.measure(CONFIG, CHOSEN, memory.step_of(CHOSEN, decided, ROWS, PLACE))
+    measured = dryrun.measure(CONFIG, CHOSEN, memory.step_of(base(), CHOSEN, decided, ROWS, PLACE))
     assert answer["exact_bytes"] == measured["peak"] + needed["context"] + needed["margin"]
     assert answer["predicted_bytes"] == sum(needed.values()) == sum(form for form, _ in answer["items"].values())
     assert answer["exact_bytes"] == sum(found for _, found in answer["items"].values())

@@ -37,6 +37,7 @@ GRID = [
     (SMALL, 2, 1024, False, "bfloat16", {}),
     (SMALL, 1, 1024, False, "float32", {}),
     (SMALL, 4, 512, True, "float32", {}),
+    (SMALL, 1, 8192, False, "bfloat16", {}),
     (EIGHT_B, 1, 4096, False, "bfloat16", {}),
     (EIGHT_B, 4, 2048, True, "bfloat16", {}),
     (EIGHT_B, 2, 1024, False, "bfloat16", FOUR_BIT),
@@ -61,8 +62,20 @@ def base(config: dict[str, Any]) -> BaseModel:
 def test_the_closed_form_agrees_with_the_judge(
     config: dict[str, Any], rows: int, length: int, checkpointing: bool, dtype: str, groups: dict[str, Any]
 ) -> None:
-    chosen = settings.parse(groups)
-    step = Step(rows, length, checkpointing, "cuda" if dtype == "bfloat16" else "cpu", dtype)
+    agrees(config, settings.parse(groups), Step(rows, length, checkpointing, "cuda" if dtype == "bfloat16" else "cpu", dtype))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_a_mask_is_counted_where_one_is_needed(packed: bool) -> None:
+    """On GPUs older than FlashAttention; of packed sequences together it covers all."""
+    step = Step(2, 1024, False, "cuda", "float16", attention="sdpa", packed=packed)
+    agrees(SMALL, settings.parse({}), step)
+    of_one = memory.items(base(SMALL), settings.parse({}), replace(step, rows=1))
+    of_two = memory.items(base(SMALL), settings.parse({}), step)
+    assert of_one and of_two and (of_two["activations"] > 2.05 * of_one["activations"]) is packed
+
+
+def agrees(config: dict[str, Any], chosen: settings.Settings, step: Step) -> None:
     measured = dryrun.measure(config, chosen, step)["peak"]
     needed = memory.items(base(config), chosen, step)
     assert needed is not None

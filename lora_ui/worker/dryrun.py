@@ -22,13 +22,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.kernels import chunked_logprob
 from trl.trainer.utils import add_fused_lm_head
 
 from lora_ui import memory, settings
 from lora_ui.memory import Step
 from lora_ui.settings import Settings
+from lora_ui.worker import attention
 
 STAGES = 5
 
@@ -100,10 +102,12 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     """Bytes of `weights`, `adapter`, `gradients` and `optimizer`, and the `peak` of two steps as `worker/train.py` would make them,
     libraries and CUDA itself aside. `tell` hears how many of `STAGES` are done."""
     dtype = getattr(torch, step.dtype)
-    model = _model(config, chosen, dtype)
+    model = _model(config, chosen, dtype, step)
     mixed = dtype != torch.float32
     adapters = dtype if memory.quantised(chosen) and mixed else torch.float32
     names = ("_forward_tile", "_backward_tile", "_addmm_fp32") if step.device == "cuda" else ()
+    ends = torch.arange(0, step.tokens + 1, step.length, dtype=torch.int32)
+    known = {"cu_seq_lens_q": ends, "max_length_q": step.length} if step.attention == memory.VARLEN else {}
     with FakeTensorMode(allow_non_fake_inputs=True), contextlib.ExitStack() as stack:
         for name in names:
             stack.enter_context(mock.patch.object(chunked_logprob, name, lambda *a, **k: None))
@@ -120,12 +124,13 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
             live.add(tensor)
         adapter = sum(p.nbytes for p in learning)
         weights, gradients = live.now - adapter, 0
-        ids = torch.zeros(step.rows, step.length, dtype=torch.long)
+        shape = (1, step.tokens) if step.packed or step.attention == memory.VARLEN else (step.rows, step.length)
+        ids = torch.zeros(shape, dtype=torch.long)
         tell(1)
         with live:
             for turn in (0, 1):
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-                    loss = model(input_ids=ids, labels=ids, fused_lm_head=True, use_cache=False).loss
+                with torch.autocast("cpu", dtype=dtype if mixed else torch.bfloat16, enabled=mixed):
+                    loss = model(input_ids=ids, labels=ids, fused_lm_head=True, use_cache=False, **known).loss
                 tell(2 + 2 * turn)
                 loss.backward()
                 gradients = sum(p.grad.nbytes for p in learning if p.grad is not None)
@@ -137,12 +142,15 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     return {"weights": weights, "adapter": adapter, "gradients": gradients, "optimizer": states, "peak": live.peak}
 
 
-def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype) -> Any:
+def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype, step: Step) -> Any:
     """The model with its adapter, without memory of its own."""
+    attention.register()
+    if step.device == "cuda":  # FlashAttention keeps what PyTorch's own keeps for one row
+        AttentionInterface.register(memory.VARLEN, sdpa_attention_forward)
     with torch.device("meta"):
         torch.set_default_dtype(dtype)
         try:
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation=step.attention)
         finally:
             torch.set_default_dtype(torch.float32)
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen.adapter.model_dump()))

@@ -22,6 +22,8 @@ from lora_ui.presets import Decision
 from lora_ui.worker import checkpoints, disk, shortage
 from lora_ui.worker.job import Again, Job, Stopped
 
+ATTENTION = "machine.attn_implementation"
+
 
 def run(job: Job) -> dict[str, Any]:
     """Train the run in `job.folder`; returns the result that `show` reads. Raises Stopped (with a result) when asked to stop."""
@@ -35,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
 
     job.check()
-    from lora_ui.worker import load, prepare
+    from lora_ui.worker import attention, load, prepare
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
 
@@ -68,8 +70,9 @@ def run(job: Job) -> dict[str, Any]:
     tokenizer = load.load_tokenizer(folder)
     if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
         tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
-    attention = decided["machine.attn_implementation"]
-    model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
+    attention.register()
+    reads = decided[ATTENTION]
+    model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, reads)
     load.keep_gradients(model)
     adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
@@ -146,11 +149,15 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
     took = chosen.training.model_dump(exclude={"global_batch_size"}) | {
         key.removeprefix("training."): value for key, value in decided.items() if key.startswith("training.")
     }
+    end_to_end = decided[ATTENTION] == memory.VARLEN
+    if end_to_end and not took["packing"]:
+        took["max_length"] = None  # rows were cut when they were prepared
     return SFTConfig(
         output_dir=str(output),
         **{k: v for k, v in took.items() if k in SFTConfig.__dataclass_fields__ and k != "save_total_limit"},
         eval_strategy="steps" if tested else "no",
         eval_steps=decided["evaluation.eval_steps"] if tested else None,
+        padding_free=end_to_end,
         eval_packing=False,
         prediction_loss_only=True,
         save_strategy="steps",
@@ -177,7 +184,8 @@ def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: 
     made, _ = memory.settle(base, chosen, memory.Rows.of(summary), place)
     together = _tested_at_once(made, chosen, summary, here.device)
     made[shortage.TESTED] = Decision(together, Say("tests take no more tokens at once than a step of training"))
-    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
+    made |= {**_machine_decisions(here), ATTENTION: memory.attention(base.config, here.device, here.dtype)}
+    said = {key: decision.as_dict() for key, decision in made.items()}
     write_json(job.folder / "decided.json", said)
     return said
 
@@ -190,7 +198,7 @@ def _tested_at_once(made: dict[str, Decision], chosen: settings.Settings, summar
 
 
 def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
-    """What the machine settles alone: number format, attention, threads."""
+    """What the machine settles alone: number format and threads."""
     why = {
         ("cuda", "bfloat16"): Say("this GPU calculates in bfloat16 at full speed"),
         ("cuda", "float16"): Say("this GPU is older than bfloat16"),
@@ -201,7 +209,6 @@ def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
     return {
         "machine.device": Decision(here.device, Say("it is what this machine has: {name}", name=here.name)),
         "machine.dtype": Decision(here.dtype, why[here.device, here.dtype]),
-        "machine.attn_implementation": Decision("sdpa", Say("it ships with torch and keeps packed rows apart")),
         "machine.threads": Decision(here.cores, Say("this machine lets a run use {cores} cores", cores=here.cores)),
     }
 

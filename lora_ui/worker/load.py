@@ -156,7 +156,8 @@ def load_model(
     attn_implementation: str = "sdpa",
     device: str | None = None,
 ) -> PreTrainedModel:
-    """The model on `device`, else on this machine's; on a CPU, weights that keep their format stay in their files until they are read.
+    """The model on `device`, else on this machine's: weight after weight from its mapped file to the device, never the whole of it in
+    memory beside that; on a CPU, weights that keep their format stay in their files until they are read.
     `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in `dtype`. Raises UnsupportedModel."""
     import torch
     from safetensors import SafetensorError

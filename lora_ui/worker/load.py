@@ -30,7 +30,7 @@ NOT_WANTED = ["*/*", "*.fp16.safetensors"]
 
 
 def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
-    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert.
+    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert, and then load.
 
     Raises what `models.find` raises, StarterUnavailable, UnsupportedModel, DiskFull, Stopped.
     """
@@ -38,11 +38,14 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
 
     base = _find(job, base_model, revision)
     if base.kind == "starter":
-        return starter.folder(job)
-    if base.kind == "hub":
-        return snapshot(job, base.name, base.revision or revision)
-    assert base.path is not None
-    return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+        folder = starter.folder(job)
+    elif base.kind == "hub":
+        folder = snapshot(job, base.name, base.revision or revision)
+    else:
+        assert base.path is not None
+        folder = starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+    job.phase("load")
+    return folder
 
 
 def tokenizer_folder(job: Job, base_model: str, revision: str | None) -> Path:

@@ -62,6 +62,7 @@ class Home:
     chat_key = property(lambda self: self.root / "chat.key")
     supervisor_lock = property(lambda self: self.root / "supervisor.lock")
     supervisor_log = property(lambda self: self.root / "supervisor.txt")
+    standby_log = property(lambda self: self.root / "standby.txt")
     supervisor_socket = property(lambda self: self.root / "supervisor.sock")
 
     def upload(self, id: str) -> Path:

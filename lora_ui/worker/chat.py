@@ -29,7 +29,6 @@ def run(job: Job) -> dict[str, Any]:
     job.phase("load")
     run_id = job.params["run_id"]
     folder = load.local_folder(job, job.params["base_model"], job.params["revision"])
-    job.phase("load")
     tokenizer = load.load_tokenizer(folder)
     model = load.load_model(folder, dtype_for(here), *_squeezed(job, run_id))
     chat = Chat(job.home, job.params["base_model"], folder, tokenizer, SwitchedModel(model), job.stopping)

@@ -30,7 +30,7 @@ NOT_WANTED = ["*/*", "*.fp16.safetensors"]
 
 
 def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
-    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert.
+    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert, and then load.
 
     Raises what `models.find` raises, StarterUnavailable, UnsupportedModel, DiskFull, Stopped.
     """
@@ -38,11 +38,14 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
 
     base = _find(job, base_model, revision)
     if base.kind == "starter":
-        return starter.folder(job)
-    if base.kind == "hub":
-        return snapshot(job, base.name, base.revision or revision)
-    assert base.path is not None
-    return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+        folder = starter.folder(job)
+    elif base.kind == "hub":
+        folder = snapshot(job, base.name, base.revision or revision)
+    else:
+        assert base.path is not None
+        folder = starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+    job.phase("load")
+    return folder
 
 
 def tokenizer_folder(job: Job, base_model: str, revision: str | None) -> Path:
@@ -156,7 +159,8 @@ def load_model(
     attn_implementation: str = "sdpa",
     device: str | None = None,
 ) -> PreTrainedModel:
-    """The model on `device`, else on this machine's; on a CPU, weights that keep their format stay in their files until they are read.
+    """The model on `device`, else on this machine's: weight after weight from its mapped file to the device, never the whole of it in
+    memory beside that; on a CPU, weights that keep their format stay in their files until they are read.
     `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in `dtype`. Raises UnsupportedModel."""
     import torch
     from safetensors import SafetensorError

@@ -42,7 +42,6 @@ def run(job: Job) -> dict[str, Any]:
     job.phase("load")
     adapter = load.adapter_folder(job.home, run_id)
     folder = load.base_of_run(job, run_id)
-    job.phase("load")
     tokenizer = load.load_tokenizer(folder)
     prompts = [render.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in PROMPTS]
     model = with_adapter(load.load_model(folder, dtype, device="cpu"), adapter)

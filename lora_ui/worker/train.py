@@ -50,7 +50,8 @@ def run(job: Job) -> dict[str, Any]:
     # The rows: the very tokens that the preview showed.
     job.phase("prepare")
     checkpoints.tidy(points)
-    summary = prepared.summary(job.home, job.params["prepare"]) or prepare.make(job, job.params["prepare"])
+    known = prepared.summary(job.home, job.params["prepare"])
+    summary = known or prepare.make(job, job.params["prepare"])
     rows = prepared.folder(job.home, job.params["prepare"])
     cache = job.folder / ".cache"
     train_rows = _rows(rows / "train.parquet", cache)
@@ -60,7 +61,7 @@ def run(job: Job) -> dict[str, Any]:
     folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
 
     # What the machine decides, once; a resumed run keeps it.
-    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder)
+    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder, known is not None)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
     settings_digest = checkpoints.digest(job.params, decided)
@@ -177,12 +178,16 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
     )
 
 
-def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
-    """Every automatic value with its reason, written to `decided.json`."""
+def _decide(
+    job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path, reused: bool
+) -> dict[str, Any]:
+    """Every automatic value with its reason, written to `decided.json`. `reused`: the tokens were there before."""
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     place = replace(memory.here(here)[0], factor=job.params.get("calibration", 1.0))
     made, _ = memory.settle(base, chosen, memory.Rows.of(summary), place)
     together = _tested_at_once(made, chosen, summary, here.device)
+    before = Say("the rows were turned into tokens before, for the same base model and the same settings")
+    made["data.tokens"] = Decision("reused", before) if reused else Decision("made", Say("the rows were turned into tokens by this run"))
     made[shortage.TESTED] = Decision(together, Say("tests take no more tokens at once than a step of training"))
     made |= {**_machine_decisions(here), ATTENTION: memory.attention(base.config, here.device, here.dtype)}
     said = {key: decision.as_dict() for key, decision in made.items()}

@@ -10,6 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from lora_ui import metrics, runs
 from lora_ui.home import read_json
+from tests.train import inside
+from tests.train.inside import folder_of
 
 pytestmark = pytest.mark.train
 
@@ -69,6 +71,15 @@ def test_a_run_leaves_the_files_of_the_contract(home, tiny, until):
     from lora_ui import settings
 
     assert settings.parse(settings.read(folder / "settings.yaml")).adapter.r == 4
+
+
+def test_tokens_that_are_there_are_used_again_and_the_run_says_so(home, tiny):
+    ways = []
+    for id in ("first", "second"):
+        folder = folder_of(home, tiny(max_steps=1), id)
+        inside.train(folder)
+        ways.append(read_json(folder / "decided.json")["data.tokens"]["value"])
+    assert ways == ["made", "reused"]
 
 
 def test_the_recipe_of_a_run_gives_the_same_run_again(home, tiny, until):

@@ -53,7 +53,7 @@ def load() -> None:
     import bitsandbytes  # noqa: F401
     import torch  # noqa: F401
 
-    from lora_ui.worker import __main__, chat, merge, prepare, push, train, trainer  # noqa: F401
+    from lora_ui.worker import __main__, attention, chat, merge, prepare, push, train, trainer  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -120,7 +120,8 @@ def another(size: int) -> Place:
 def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple[dict[str, Decision], dict[str, int] | None]:
     """(`presets.decide`, with what is in memory together and whether things are worked out twice chosen by what fits there; the
     bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
-    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths)
+    masked = place.device != "cpu" and attention(base.config, place.device, place.dtype).value != VARLEN
+    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths, masked)
     first = step_of(base, chosen, decided, rows, place)
     if items(base, chosen, first) is None:
         return decided, None

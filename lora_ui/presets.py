@@ -111,7 +111,7 @@ def _judge(preset: Preset, kind: str, memory: int | None, rows: int) -> tuple[in
     gpu = kind != "cpu"
     if preset.machine == "gpu" and not gpu:
         return 0, Say("needs a GPU; this machine has none")
-    if preset.settings.get("model", {}).get("load_in_4bit") and kind == "mps":
+    if preset.settings.get("model", {}).get("load_in_4bit") is True and kind == "mps":
         return 0, Say("4-bit does not work on Apple GPUs")
     if preset.min_rows and rows < preset.min_rows:
         return 10, Say("wants {needed} rows or more; you have {rows}", needed=preset.min_rows, rows=rows)
@@ -235,6 +235,7 @@ def decide(
         "training.packing": packing,
         **batch,
         "training.activation_checkpointing": _checkpointing(chosen, device),
+        "model.load_in_4bit": _four_bits(chosen),
         **_cadence(chosen, total, held_out_rows, device),
         "steps_per_round": Decision(per_round, Say("all training rows once")),
         "total_steps": Decision(total, said),
@@ -339,6 +340,13 @@ def _checkpointing(chosen: Settings, device: str) -> Decision:
     if device == "cpu" and chosen.training.max_length <= 2048:
         return Decision(False, Say("off, because this machine has more memory than speed"))
     return Decision(True, Say("on, because it saves memory and costs about a quarter of the speed"))
+
+
+def _four_bits(chosen: Settings) -> Decision:
+    wanted = chosen.model.load_in_4bit
+    if wanted != "auto":
+        return Decision(wanted, CHOSEN)
+    return Decision(False, Say("off, because the memory of this family of models is not known here"))
 
 
 def _cadence(chosen: Settings, total: int, held_out_rows: int, device: str) -> dict[str, Decision]:

@@ -328,10 +328,10 @@ def estimate(
     return {"seconds": START_SECONDS + tokens / speed, "basis": Say("from this machine's measured speed")}
 
 
-def step_flops(base: BaseModel, trainable: int | None, context: float = 0, twice: bool = False) -> float | None:
+def step_flops(base: BaseModel, trainable: int | None, context: float = 0, twice: float = 0) -> float | None:
     """Operations per trained token: 2 forward and 2 backward for every number that multiplies (frozen weights need no gradient of
     their own), 6 for every number that learns, and attention to `context` tokens on average, forward and twice backward. `twice`: the
-    layers are worked out again in the backward pass."""
+    share of layers that are worked out again in the backward pass."""
     model = shape(base.config) if base.config else None
     if model is not None:
         inside = model.layers * sum(one.inputs * one.outputs for one in model.linears)

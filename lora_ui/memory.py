@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_ui import fit, presets
+from lora_ui import fit, presets, settings
 from lora_ui.errors import Say
 from lora_ui.fit import Linear, Shape
 from lora_ui.machine import GIB, Machine
@@ -37,6 +37,9 @@ CHECKPOINTING = "training.activation_checkpointing"
 VARLEN = "varlen"
 BY_ITSELF = {"llama", "mistral", "granite", "smollm3", "qwen2", "qwen3", "olmo2", "phi3", "gemma", "gemma3_text"}
 """Families whose rows are read each by itself; held against the padded calculation in tests/worker/test_attention.py."""
+EVERY: dict[Any, int] = {False: 0, "half": 2, True: 1}
+"""Which layers' things are worked out twice by each value of it, the fastest first: none, every second, every one."""
+PRECISION = "model.load_in_4bit"
 FOUR_BIT = 0.516
 """Bytes of a number in NF4 with doubly quantised constants."""
 
@@ -84,7 +87,8 @@ class Step:
 
     rows: int
     length: int
-    checkpointing: bool
+    checkpointing: int
+    """The things of every n-th layer are worked out twice; 0: none."""
     device: str
     dtype: str
     factor: float = 1.0
@@ -120,25 +124,31 @@ def another(size: int) -> Place:
 
 
 def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple[dict[str, Decision], dict[str, int] | None]:
-    """(`presets.decide`, with what is in memory together and whether things are worked out twice chosen by what fits there; the
-    bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
-    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths)
+    """(`presets.decide`, with 4 bits or not, what is in memory together and whether things are worked out twice chosen by what fits
+    there; the bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
+    masked = place.device != "cpu" and attention(base.config, place.device, place.dtype).value != VARLEN
+    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths, masked)
     first = step_of(base, chosen, decided, rows, place)
-    if items(base, chosen, first) is None:
+    formats = _formats(chosen, place)
+    if items(base, formats[0], first) is None:
         return decided, None
     fixed = chosen.training.activation_checkpointing != "auto"
-    tries = [replace(first, checkpointing=kept) for kept in ((first.checkpointing,) if fixed else (False, True))]
+    tries = [replace(first, checkpointing=n) for n in ((first.checkpointing,) if fixed else EVERY.values())]
     if chosen.training.per_device_train_batch_size == "auto":
         tries = [smaller for one in tries for smaller in _smaller(one, decided, first, fixed)]
     room = ROOM * place.whole
-    found = next((one for one in tries if _total(base, chosen, one) <= room), tries[-1])
+    both = [(form, one) for form in formats for one in tries]
+    taken, found = next(((form, one) for form, one in both if _total(base, form, one) <= room), both[-1])
+    if chosen.model.load_in_4bit == "auto":
+        leanest = _total(base, formats[0], tries[-1])
+        decided = {**decided, PRECISION: _four_bits(taken, leanest if taken is not formats[0] else _total(base, taken, found), place)}
     if found.rows != first.rows:
         said = Say("{value} in memory together: more would not fit into {room}", value=found.rows, room=gigabytes(place.whole))
         decided = presets.split_again(decided, found.rows, said)
     if not fixed:
-        lean = replace(found, checkpointing=False)
-        decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, chosen, lean), place)}
-    return decided, items(base, chosen, found)
+        lean = replace(found, checkpointing=0)
+        decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, taken, lean), place)}
+    return decided, items(base, taken, found)
 
 
 def attention(config: dict[str, Any] | None, device: str, dtype: str) -> Decision:
@@ -162,7 +172,7 @@ def step_of(base: BaseModel, chosen: Settings, decided: dict[str, Decision], row
     return Step(
         decided["training.per_device_train_batch_size"].value,
         length,
-        bool(decided[CHECKPOINTING].value),
+        EVERY[decided[CHECKPOINTING].value],
         place.device,
         place.dtype,
         place.factor,
@@ -176,14 +186,42 @@ def _smaller(step: Step, decided: dict[str, Decision], first: Step, fixed: bool)
     whole = first.rows * decided["training.gradient_accumulation_steps"].value
     counts = [n for n in range(first.rows, 0, -1) if whole % n == 0]
     busy = [n for n in counts if n == first.rows or n * step.length >= BUSY]
-    return [replace(step, rows=n) for n in (counts if step.checkpointing or fixed else busy)]
+    return [replace(step, rows=n) for n in (counts if step.checkpointing == 1 or fixed else busy)]
 
 
-def _checkpointing(on: bool, without: int, place: Place) -> Decision:
+def _formats(chosen: Settings, place: Place) -> list[Settings]:
+    """The settings with the base model as it is, and where that is to be decided also in 4 bits."""
+    if chosen.model.load_in_4bit != "auto":
+        return [chosen]
+    squeezable = place.device == "cuda" and not chosen.model.load_in_8bit
+    return [settings.with_4bit(chosen, four) for four in ((False, True) if squeezable else (False,))]
+
+
+def _four_bits(taken: Settings, whole: int, place: Place) -> Decision:
+    """`whole`: bytes with 16 bits, at its leanest where that does not fit."""
+    known = {"needed": gigabytes(whole), "room": gigabytes(place.whole)}
+    if taken.model.load_in_4bit:
+        return Decision(True, Say("on, because even at its leanest it would need about {needed} of {room} with 16 bits", **known))
+    if taken.model.load_in_8bit:
+        return Decision(False, Say("off, because 8 bits are set"))
+    if place.device != "cuda":
+        return Decision(False, Say("off: it comes by itself only where there is an NVIDIA GPU"))
+    return Decision(False, Say("off, because about {needed} of {room} is enough with 16 bits", **known))
+
+
+def _checkpointing(every: int, without: int, place: Place) -> Decision:
     known = {"needed": gigabytes(without), "room": gigabytes(place.whole)}
-    if on:
+    if every == 1:
         return Decision(
             True, Say("on, because without it about {needed} of {room} would be needed; it costs about a quarter of the speed", **known)
+        )
+    if every:
+        return Decision(
+            "half",
+            Say(
+                "in every second layer, because without it about {needed} of {room} would be needed; in all of them it would cost twice as much time",
+                **known,
+            ),
         )
     return Decision(False, Say("off, because about {needed} of {room} is enough without it", **known))
 
@@ -245,12 +283,12 @@ def measurable(needed: dict[str, int], device: str) -> int:
 
 
 def quantised(chosen: Settings) -> bool:
-    return chosen.model.load_in_4bit or chosen.model.load_in_8bit
+    return chosen.model.load_in_4bit is True or chosen.model.load_in_8bit
 
 
 def each_number(chosen: Settings) -> float:
     """Bytes of a number of a squeezed base."""
-    return FOUR_BIT if chosen.model.load_in_4bit else 1
+    return FOUR_BIT if chosen.model.load_in_4bit is True else 1
 
 
 def _adapter_bytes(chosen: Settings, step: Step) -> int:
@@ -281,10 +319,10 @@ def _working(model: Shape, chosen: Settings, step: Step) -> tuple[int, int]:
     words, width = min(model.head // model.width, TILE[1]), model.width
     tile = min(step.tokens, TILE[0]) * words if step.device == "cuda" else min(model.head // model.width * step.tokens, LOGITS)
     head = tile * step.bytes + step.tokens * width * (4 + step.bytes)
-    if step.checkpointing:
-        kept, at_once = model.layers * step.bytes * width * step.tokens, at_once + layer
-    else:
-        kept = model.layers * layer
+    twice = -(-model.layers // step.checkpointing) if step.checkpointing else 0
+    kept = twice * step.bytes * width * step.tokens + (model.layers - twice) * layer
+    if twice and (model.layers - 1) % step.checkpointing == 0:  # the last layer, where all is kept that is kept, is worked out again
+        at_once += layer
     kept += 4 * width * step.tokens
     return kept + max(0, at_once - head), head
 

@@ -259,7 +259,7 @@ def problems(home: Home, on: Ground) -> list[errors.LoraUIError]:
         )
     if chosen.training.optim.startswith(("adamw_8bit", "paged")) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what=chosen.training.optim, device="Apple GPUs"))
-    if (chosen.model.load_in_4bit or chosen.model.load_in_8bit) and machine.look().device == "mps":
+    if memory.quantised(chosen) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what="4-bit and 8-bit", device="Apple GPUs"))
     return found
 

@@ -72,6 +72,15 @@ def test_a_dry_run_that_cannot_be_made_is_said() -> None:
         list(exactly.check(base(model_type="mamba"), CHOSEN, ROWS, PLACE))
 
 
+def test_it_is_made_with_four_bits_where_they_were_decided() -> None:
+    wide = base(hidden_size=1024, intermediate_size=4096)
+    told = [
+        list(exactly.check(wide, settings.parse({"model": {"load_in_4bit": bits}}), ROWS, memory.another(2**20)))[-1][2]
+        for bits in ("auto", True)
+    ]
+    assert told[0] == told[1] and told[0] is not None
+
+
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit", "adafactor"])
 @pytest.mark.parametrize("squeezed", ["load_in_4bit", "load_in_8bit", None])
 def test_each_item_is_the_estimates(optim: str, squeezed: str | None) -> None:

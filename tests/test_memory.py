@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from lora_ui import machine, memory, settings, ways
+from lora_ui import machine, memory, presets, settings, ways
 from lora_ui.machine import GIB
 from lora_ui.memory import Place, Rows, Step
 from lora_ui.models import BaseModel, catalogue
+from lora_ui.presets import Decision
 from lora_ui.worker import dryrun
 
 
@@ -47,6 +48,9 @@ GRID = [
     (QWEN3, 2, 1024, False, "bfloat16", {"adapter": {"use_dora": True, "r": 64}}),
     (GEMMA, 2, 1024, True, "bfloat16", {"adapter": {"r": 256}}),
     (PHI3, 2, 1024, False, "bfloat16", {}),
+    (EIGHT_B, 4, 2048, 2, "bfloat16", {}),
+    (SEVENTY_B, 1, 2048, 2, "bfloat16", FOUR_BIT),
+    ({**QWEN3, "num_hidden_layers": 7}, 2, 1024, 2, "bfloat16", {}),
 ]
 
 
@@ -57,10 +61,10 @@ def base(config: dict[str, Any]) -> BaseModel:
 @pytest.mark.parametrize(
     ("config", "rows", "length", "checkpointing", "dtype", "groups"),
     GRID,
-    ids=[f"{c['model_type']} {c['hidden_size']} {r}x{n} {'twice' if k else 'kept'} {d} {g}" for c, r, n, k, d, g in GRID],
+    ids=[f"{c['model_type']} {c['hidden_size']} {r}x{n} {('kept', 'twice', 'half')[k]} {d} {g}" for c, r, n, k, d, g in GRID],
 )
 def test_the_closed_form_agrees_with_the_judge(
-    config: dict[str, Any], rows: int, length: int, checkpointing: bool, dtype: str, groups: dict[str, Any]
+    config: dict[str, Any], rows: int, length: int, checkpointing: int, dtype: str, groups: dict[str, Any]
 ) -> None:
     agrees(config, settings.parse(groups), Step(rows, length, checkpointing, "cuda" if dtype == "bfloat16" else "cpu", dtype))
 
@@ -126,13 +130,34 @@ def values(raw: dict[str, Any], size: float) -> dict[str, Any]:
 
 def test_what_is_decided_follows_the_memory_and_keeps_the_step() -> None:
     raw = {"training": {"max_length": 2048, "global_batch_size": 16, "packing": False}}
-    whole, half, little = (values(raw, size) for size in (140, 64, 20))
+    whole, half, less, little = (values(raw, size) for size in (140, 64, 40, 20))
     batch, parts, twice = "training.per_device_train_batch_size", "training.gradient_accumulation_steps", memory.CHECKPOINTING
-    assert not whole[twice] and not half[twice] and little[twice]
+    assert [one[twice] for one in (whole, half, less, little)] == [False, False, "half", True]
     assert whole[batch] > half[batch] and half[batch] * 2000 >= memory.BUSY
-    for one in (whole, half, little):
+    for one in (whole, half, less, little):
         assert one[batch] * one[parts] == 16
         assert one["total_steps"] == whole["total_steps"]
+
+
+def precision(bits: Any, size: float, device: str = "cuda", **model: Any) -> Decision:
+    place = replace(gpu(size), device=device)
+    decided, needed = memory.settle(QWEN3_8B, settings.parse({"model": {"load_in_4bit": bits, **model}}), ROWS, place)
+    by_hand = settings.with_4bit(settings.parse({"model": model}), decided[memory.PRECISION].value)
+    assert needed == memory.settle(QWEN3_8B, by_hand, ROWS, place)[1]  # what is said is said of what was decided
+    return decided[memory.PRECISION]
+
+
+def test_four_bits_are_taken_where_sixteen_do_not_fit_and_only_there() -> None:
+    enough, little = precision("auto", 24), precision("auto", 12)
+    assert enough.value is False and "of 24.0 GB is enough with 16 bits" in enough.reason
+    assert little.value is True and "of 12.0 GB with 16 bits" in little.reason
+    assert precision("auto", 12, load_in_8bit=True).value is False
+    assert precision("auto", 12, device="cpu").value is False
+    assert precision("auto", 12, device="mps").value is False
+    for person in (True, False):
+        assert [precision(person, size).value for size in (8, 140)] == [person, person]
+        assert precision(person, 8).reason == presets.CHOSEN
+    assert all("4 bits" not in way.said for size in (8, 12, 24) for way in found({"model": {"load_in_4bit": "auto"}}, size))
 
 
 def test_what_a_person_set_is_kept_though_it_does_not_fit() -> None:

@@ -10,7 +10,7 @@ import gradio as gr
 from lora_ui import errors, memory, models, runs, settings
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
-from lora_ui.ui import draft, fitting, form, plan_card
+from lora_ui.ui import draft, fitting, form, learn, plan_card
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.shell import panel
 from lora_ui.ui.train_parts import Parts
@@ -51,7 +51,7 @@ def follow(t: Words, p: Parts, home: Home, edit: Edit) -> dict[Any, Any]:
         job = _count_tokens(home, now, plan, edit.waiting)
     except errors.LoraUIError as error:
         blocked = gr.update(value=t("train.start_blocked"), interactive=False, visible=True)
-        silent = {p.see: gr.update(visible=False), p.short: gr.update(visible=False), p.items: "", p.offered: []}
+        silent = {p.see: gr.update(visible=False), p.short: gr.update(visible=False), p.items: "", p.learn: "", p.offered: []}
         quiet = {p.waiting: None, p.timer: gr.Timer(active=False), p.drawn: drawn}
         return {**shown, **silent, **quiet, p.plan: panel(t, error), p.start: blocked}
     marks, drawn["marks"] = _marks(t, p, now, plan, edit.drawn.get("marks", {}))
@@ -64,11 +64,17 @@ def follow(t: Words, p: Parts, home: Home, edit: Edit) -> dict[Any, Any]:
         p.exact: "",
         p.gpu: gr.update(info=t("fit.another_wrong" if wrong_size else "fit.another_hint")),
         p.why: plan_card.decisions(t, plan),
+        p.learn: _lesson(t, home, now, plan),
         p.waiting: job,
         p.timer: gr.Timer(active=job is not None),
         p.drawn: drawn,
         **marks,
     }
+
+
+def _lesson(t: Words, home: Home, now: Draft, plan: dict[str, Any]) -> str:
+    chosen = settings.parse(now.raw)
+    return learn.panel(t, models.known(home, chosen.model.base_model, chosen.model.revision), chosen, plan)
 
 
 def _expert_changes(now: Draft) -> int:

@@ -115,7 +115,7 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
             stack.enter_context(mock.patch.object(chunked_logprob, name, lambda *a, **k: None))
         _fill(model, adapters)
         if step.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=step.checkpointing)
             model.enable_input_require_grads()
         fused.add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         model.train()

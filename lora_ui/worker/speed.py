@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lora_ui import fit
+from lora_ui import fit, memory
 from lora_ui.home import Home, read_json, write_json
 from lora_ui.models import BaseModel
 
@@ -16,7 +16,8 @@ def full(home: Home, name: str, decided: dict[str, Any], base: BaseModel, traina
     """Tokens per second at the fastest matrix product ever seen on this machine in this number format; None for an unknown family.
     `lengths`: tokens of each row."""
     context = sum(n * n for n in lengths) / max(1, sum(lengths)) / 2
-    flops = fit.step_flops(base, trainable, context, decided["training.activation_checkpointing"])
+    every = memory.EVERY[decided[memory.CHECKPOINTING]]
+    flops = fit.step_flops(base, trainable, context, 1 / every if every else 0)
     return peak(home, name, decided["machine.device"], decided["machine.dtype"]) / flops if flops else None
 
 

@@ -72,8 +72,8 @@ def run(job: Job) -> dict[str, Any]:
     if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
         tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
     attention.register()
-    reads = decided[ATTENTION]
-    model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, reads)
+    four = decided.get(memory.PRECISION, chosen.model.load_in_4bit)  # a run that began before this was decided does not say it
+    model = load.load_model(folder, dtype, four, chosen.model.load_in_8bit, decided[ATTENTION])
     load.keep_gradients(model)
     adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
@@ -157,6 +157,7 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
     end_to_end = decided[ATTENTION] == memory.VARLEN
     if end_to_end and not took["packing"]:
         took["max_length"] = None  # rows were cut when they were prepared
+    twice = took.pop("activation_checkpointing")
     return SFTConfig(
         output_dir=str(output),
         **{k: v for k, v in took.items() if k in SFTConfig.__dataclass_fields__ and k != "save_total_limit"},
@@ -173,7 +174,8 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
         data_seed=chosen.training.seed,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=bool(twice),
+        activation_checkpointing_kwargs={"use_reentrant": False, "every_n_layers": memory.EVERY[twice] or 1},
         logging_first_step=True,
         logging_nan_inf_filter=False,
         disable_tqdm=True,

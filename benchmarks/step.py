@@ -4,7 +4,7 @@ Ours is the real run (command line, supervisor, worker). Peers: TRL as it comes 
 format: TRL's own default of bfloat16 where the processor has AMX, else float32, without which it does not start); TRL tuned by hand
 (packing, no checkpointing, 16-bit weights where there is AMX); with `--peer PYTHON`, LLaMA-Factory 0.9.5 from the environment of that
 interpreter (`--install FOLDER` makes one). Prints useful tokens (those of the rows, not padding) per second of training and their ratios with spread, and with
-`--loss` the held-out loss of each after one pass over 180 rows. `--lock FILE` is held for a round at a time.
+`--loss ROWS` the held-out loss of each after one pass over these. `--lock FILE` is held for a round at a time.
 """
 
 from __future__ import annotations
@@ -197,7 +197,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rows", type=int, default=48, help="how many rows a round learns")
-    parser.add_argument("--loss", action="store_true")
+    parser.add_argument(
+        "--loss", type=int, default=0, help="compare the held-out loss, too, after one pass over so many rows (at most 180)"
+    )
     parser.add_argument("--peer", type=Path, help="a Python with LLaMA-Factory 0.9.5")
     parser.add_argument("--install", type=Path, help="make an environment with LLaMA-Factory 0.9.5 here")
     parser.add_argument("--home", type=Path, help="one whose starter is made already")
@@ -246,8 +248,8 @@ def compare(folder: Path, model: Path, asked: argparse.Namespace, peer: Path | N
     for name in names if asked.loss else []:
         with open(asked.lock, "r+" if asked.lock.is_file() else "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX) if asked.lock.is_file() else None
-            speed, adapter = turn(name, 180, -1)
-            print(f"{name}: held-out loss {apart('loss', model, held_out, adapter):.4f} after {sum(lengths[:180]):,} tokens, {speed:.0f} of them a second", flush=True)  # fmt: skip
+            speed, adapter = turn(name, asked.loss, -1)
+            print(f"{name}: held-out loss {apart('loss', model, held_out, adapter):.4f} after {sum(lengths[: asked.loss]):,} tokens, {speed:.0f} of them a second", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

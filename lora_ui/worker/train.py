@@ -173,6 +173,7 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
         fp16=decided["machine.dtype"] == "float16",
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
+        accelerator_config={"non_blocking": device == "cuda"},  # rows go over while the GPU works
         data_seed=chosen.training.seed,
         activation_checkpointing=bool(twice),
         activation_checkpointing_kwargs={"use_reentrant": False, "every_n_layers": memory.EVERY[twice] or 1},

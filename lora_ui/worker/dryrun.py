@@ -156,8 +156,7 @@ def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype, step: S
         finally:
             torch.set_default_dtype(torch.float32)
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen.adapter.model_dump()))
-    if dtype != torch.float32:
-        load.spare_casts(model)
+    load.spare_casts(model)
     if memory.quantised(chosen):
         head = model.get_output_embeddings()
         for module in [*model.modules()]:

@@ -78,8 +78,7 @@ def run(job: Job) -> dict[str, Any]:
     adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
-    if dtype != torch.float32:
-        load.spare_casts(model)
+    load.spare_casts(model)
     trainable, everything = model.get_nb_trainable_parameters()
 
     arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))

@@ -145,11 +145,13 @@ def test_a_head_that_learns_is_left_to_trl():
     assert weight.grad is not None and weight.grad.abs().sum() > 0
 
 
-def test_spared_copies_change_no_number(tmp_path):
+@pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
+def test_spared_copies_change_no_number(tmp_path, dora):
     def learned(spare: bool) -> torch.Tensor:
         torch.manual_seed(0)
         model = load.load_model(tiny_model(tmp_path / "tiny"), torch.bfloat16)
-        model = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+        adapter = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_dora=dora, task_type="CAUSAL_LM")
+        model = get_peft_model(model, adapter)
         if spare:
             load.spare_casts(model)
         ids = torch.arange(3, 60).unsqueeze(0)

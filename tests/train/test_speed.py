@@ -58,3 +58,17 @@ def test_points_say_how_much_of_the_machine_a_run_uses(tmp_path, tiny) -> None:
     points = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     shares = [point["peak_share"] / point["tokens_per_second"] for point in points if point.get("tokens_per_second")]
     assert len(shares) >= 2 and all(share > 0 for share in shares)
+
+
+def test_only_what_is_learned_is_held_against_the_vocabulary(tmp_path: Path) -> None:
+    trainer, _ = trainer_of(SavingTrainer, tmp_path)
+    ids = torch.arange(3, 43).unsqueeze(0)
+
+    def counted(learned: int) -> int:
+        labels = torch.where(torch.arange(40) >= 40 - learned, ids, -100)
+        with FlopCounterMode(display=False) as counter:
+            trainer.compute_loss(trainer.model, {"input_ids": ids, "labels": labels, "position_ids": torch.arange(40)[None]}).backward()
+        return counter.get_total_flops()
+
+    words, width = trainer.model.get_output_embeddings().weight.shape
+    assert counted(30) - counted(10) == 20 * 4 * words * width

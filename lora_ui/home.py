@@ -59,6 +59,7 @@ class Home:
     preferences = property(lambda self: self.root / "preferences.json")
     rescued = property(lambda self: self.root / "rescued.json")
     mappings = property(lambda self: self.root / "mappings.json")
+    peaks = property(lambda self: self.root / "peaks.json")
     chat_key = property(lambda self: self.root / "chat.key")
     supervisor_lock = property(lambda self: self.root / "supervisor.lock")
     supervisor_log = property(lambda self: self.root / "supervisor.txt")

@@ -25,7 +25,9 @@ CUDA_CONTEXT = 600_000_000
 LIBRARIES = 1_100_000_000
 """torch, transformers, trl and peft in a process without a GPU (measured: SmolLM2-135M, three runs, 0.9 to 1.2 GB)."""
 TILE = (4096, 32_768)
-"""Tokens × words of the vocabulary that TRL's loss works out together."""
+"""Tokens × words of the vocabulary that TRL's loss works out together on a GPU."""
+LOGITS = 2**25
+"""As many of the two together on a CPU (worker/head.py)."""
 ROOM = 0.9
 """Share of a memory that is filled by choice; what is held in pieces of many sizes cannot fill all of it."""
 BUSY = 2048
@@ -317,8 +319,8 @@ def _working(model: Shape, chosen: Settings, step: Step) -> tuple[int, int]:
     layer = _layer(model, chosen, step)
     at_once = _backward(model, chosen, step)
     words, width = min(model.head // model.width, TILE[1]), model.width
-    tile = min(step.tokens, TILE[0]) * words
-    head = tile * (step.bytes if step.device == "cuda" else 32) + step.tokens * width * (4 + step.bytes)
+    tile = min(step.tokens, TILE[0]) * words if step.device == "cuda" else min(model.head // model.width * step.tokens, LOGITS)
+    head = tile * step.bytes + step.tokens * width * (4 + step.bytes)
     twice = -(-model.layers // step.checkpointing) if step.checkpointing else 0
     kept = twice * step.bytes * width * step.tokens + (model.layers - twice) * layer
     if twice and (model.layers - 1) % step.checkpointing == 0:  # the last layer, where all is kept that is kept, is worked out again
@@ -332,7 +334,7 @@ def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     mask, what the feed-forward works out, and what each adapted weight reads."""
     adapter, size = chosen.adapter, step.bytes
     targets = fit.adapted(model, adapter.target_modules) or model.linears
-    apart = _mixed(chosen, step) or adapter.lora_dropout > 0
+    apart = adapter.lora_dropout > 0 or (adapter.use_dora and _mixed(chosen, step))
     read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
     masks = (1 if step.device == "cuda" else 4) * sum(one.inputs for one in targets) if adapter.lora_dropout > 0 else 0
     of_token = 4 * model.normed + size * (_of_attention(model, step) + model.kept + read + adapter.r * len(targets)) + masks
@@ -369,6 +371,7 @@ def _shared_inputs(model: Shape, targets: tuple[Linear, ...]) -> list[int]:
 def _backward(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that going back through one layer holds for a moment."""
     inner = model.linears[-1].inputs
-    moment = 6 * inner + 10 * model.width if _mixed(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
+    copied = chosen.adapter.use_dora and _mixed(chosen, step)
+    moment = 6 * inner + 10 * model.width if copied else step.bytes * (inner * 2 + model.width * 2)
     biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
     return moment * step.tokens + biggest * (4 * quantised(chosen) + 16 * chosen.adapter.use_dora)

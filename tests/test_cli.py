@@ -218,6 +218,7 @@ def test_the_whole_way_from_the_terminal(run, file, standin_hub, tmp_path):
         "train_loss",
         "eval_loss",
         "tokens_per_second",
+        "peak_share",
         "seconds",
         "phases",
         "memory",

@@ -25,12 +25,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.kernels import chunked_logprob
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer import utils as fused
 
 from lora_ui import memory, settings
 from lora_ui.memory import Step
 from lora_ui.settings import Settings
-from lora_ui.worker import attention
+from lora_ui.worker import attention, head, load
 
 STAGES = 5
 
@@ -109,13 +109,15 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     ends = torch.arange(0, step.tokens + 1, step.length, dtype=torch.int32)
     known = {"cu_seq_lens_q": ends, "max_length_q": step.length} if step.attention == memory.VARLEN else {}
     with FakeTensorMode(allow_non_fake_inputs=True), contextlib.ExitStack() as stack:
+        if step.device == "cpu":
+            stack.enter_context(mock.patch.object(fused, "_ChunkedLogProbFunction", head.Head))
         for name in names:
             stack.enter_context(mock.patch.object(chunked_logprob, name, lambda *a, **k: None))
         _fill(model, adapters)
         if step.checkpointing:
             model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=step.checkpointing)
             model.enable_input_require_grads()
-        add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
+        fused.add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         model.train()
         learning = [p for p in model.parameters() if p.requires_grad]
         optimizer = _optimizer(learning, chosen.training.optim)
@@ -154,6 +156,7 @@ def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype, step: S
         finally:
             torch.set_default_dtype(torch.float32)
         model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen.adapter.model_dump()))
+    load.spare_casts(model)
     if memory.quantised(chosen):
         head = model.get_output_embeddings()
         for module in [*model.modules()]:

@@ -198,6 +198,17 @@ def keep_gradients(model: PreTrainedModel) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def spare_casts(model: torch.nn.Module) -> None:
+    """Where numbers of 16 bits are calculated with, autocast gives adapters theirs; PEFT would first make a copy with 32 bits of whatever
+    an adapted weight reads, keep it for the gradients, and have it made short again: the same numbers, at twice the memory. DoRA's
+    lengths are taken of such copies."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False
+
+
 def _title(folder: Path) -> str:
     """The name a person knows: for a folder in the Hub's cache, owner/name."""
     named = folder.parent.parent.name

@@ -37,7 +37,7 @@ def run(job: Job) -> dict[str, Any]:
     from peft import LoraConfig, get_peft_model
 
     job.check()
-    from lora_ui.worker import attention, load, prepare
+    from lora_ui.worker import attention, load, prepare, speed
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
 
@@ -78,6 +78,7 @@ def run(job: Job) -> dict[str, Any]:
     adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
     model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
+    load.spare_casts(model)
     trainable, everything = model.get_nb_trainable_parameters()
 
     arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))
@@ -86,6 +87,8 @@ def run(job: Job) -> dict[str, Any]:
     trainer = SavingTrainer(
         model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
     )
+    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
+    watch.full_speed = speed.full(job.home, here.name, decided, base, trainable, summary["train_lengths"])
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
     trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
     if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
@@ -169,6 +172,7 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
         fp16=decided["machine.dtype"] == "float16",
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
+        accelerator_config={"non_blocking": device == "cuda"},  # rows go over while the GPU works
         data_seed=chosen.training.seed,
         activation_checkpointing=bool(twice),
         activation_checkpointing_kwargs={"use_reentrant": False, "every_n_layers": memory.EVERY[twice] or 1},
@@ -278,7 +282,6 @@ def _losses(path: Path) -> dict[str, Any]:
     train = [row["loss"] for row in rows if row.get("loss") is not None]
     tests = [(row["step"], row["eval_loss"]) for row in rows if row.get("eval_loss") is not None]
     after = [loss for step, loss in tests if step > 0]
-    speeds = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
     return {
         "train_loss": {"first": train[0] if train else None, "last": train[-1] if train else None},
         "eval_loss": {
@@ -287,7 +290,7 @@ def _losses(path: Path) -> dict[str, Any]:
             "best": min(after, default=None),
             "last": after[-1] if after else None,
         },
-        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "tokens_per_second": metrics.middle(rows, "tokens_per_second"),
     }
 
 

@@ -251,43 +251,46 @@ def has_targets(config: dict[str, Any] | None, wanted: str | list[str]) -> bool:
 
 
 def parameters(config: dict[str, Any], adapter: AdapterSettings) -> dict[str, Any] | None:
-    """How many numbers learn, of how many, as PEFT counts them: `trainable_parameters`, `all_parameters` (base and adapter),
-    `share` (percent) and `explanation` (Say). None for families or targets that cannot be counted from config.json."""
+    """How many numbers learn, of how many, as PEFT counts them: `trainable_parameters`, `adapter_parameters` (with those that stay
+    still), `all_parameters` (base and adapter), `share` (percent) and `explanation` (Say). None for families or targets that cannot be
+    counted from config.json."""
     model = shape(config)
     targets = adapted(model, adapter.target_modules) if model else None
     if model is None or targets is None:
         return None
     edges = sum(one.inputs + one.outputs for one in targets)
-    lora = model.layers * adapter.r * edges
-    lengths = model.layers * sum(one.outputs for one in targets) if adapter.use_dora else 0
+    outputs = sum(one.outputs for one in targets)
+    added = model.layers * (adapter.r * edges + outputs * adapter.use_dora)
     own_biases = model.layers * sum(one.outputs for one in targets if one.bias)
     biases = {"none": 0, "all": model.biases, "lora_only": own_biases}[adapter.bias]
-    trainable, total = lora + lengths + biases, model.parameters + lora + lengths
+    still = model.layers * adapter.r * (edges - outputs) if adapter.method == "lorafa" else 0
+    trainable, total = added - still + biases, model.parameters + added
     return {
         "trainable_parameters": trainable,
+        "adapter_parameters": added,
         "all_parameters": total,
         "share": 100 * trainable / total,
-        "explanation": _explain(adapter.r, edges, model.layers, lora, lengths + biases),
+        "explanation": _explain(adapter, edges, outputs, model.layers, biases),
     }
 
 
-def _explain(rank: int, edges: int, layers: int, lora: int, more: int) -> Say:
-    if more:
+def _explain(adapter: AdapterSettings, edges: int, outputs: int, layers: int, biases: int) -> Say:
+    known = {"rank": adapter.r, "layers": layers}
+    if adapter.method == "lorafa":
+        return Say(
+            "A weight of in × out numbers learns r·out: {rank} × {outputs:,} in each of {layers} layers = {lora:,}; the other matrix stays still.",
+            outputs=outputs,
+            lora=layers * adapter.r * outputs,
+            **known,
+        )
+    known |= {"edges": edges, "lora": layers * adapter.r * edges}
+    if more := layers * outputs * adapter.use_dora + biases:
         return Say(
             "A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}, and {more:,} lengths or biases.",
-            rank=rank,
-            edges=edges,
-            layers=layers,
-            lora=lora,
             more=more,
+            **known,
         )
-    return Say(
-        "A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}.",
-        rank=rank,
-        edges=edges,
-        layers=layers,
-        lora=lora,
-    )
+    return Say("A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}.", **known)
 
 
 # How long

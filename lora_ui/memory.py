@@ -190,9 +190,9 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
     activations, logits = _working(model, chosen, step)
     found = {
         "weights": _weights(model, chosen, step),
-        "adapter": trainable * (number + (2 if _mixed(chosen, step) else 0)),
+        "adapter": counts["adapter_parameters"] * (number + (2 if _mixed(chosen, step) else 0)),
         "gradients": trainable * number,
-        "optimizer": round(trainable * state_bytes(chosen.training.optim, number)),
+        "optimizer": round(trainable * state_bytes(optimizer(chosen), number)),
         "activations": activations,
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
@@ -233,6 +233,11 @@ def _adapter_bytes(chosen: Settings, step: Step) -> int:
 def _mixed(chosen: Settings, step: Step) -> bool:
     """Whether adapters are in another format than what they read, so that each keeps a copy of its own."""
     return step.bytes != _adapter_bytes(chosen, step)
+
+
+def optimizer(chosen: Settings) -> str:
+    """LoRA-FA has one of its own, which keeps as much as Adam."""
+    return "adamw_torch" if chosen.adapter.method == "lorafa" else chosen.training.optim
 
 
 def state_bytes(optimizer: str, number: int) -> float:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from lora_ui import fit, machine
 from lora_ui.models import BaseModel
 from lora_ui.settings import AdapterSettings
+from lora_ui.worker import methods
 
 SMALL = {
     "hidden_size": 32,
@@ -64,7 +65,7 @@ ADAPTERS = {
 def counted_by_peft(config: dict[str, Any], adapter: AdapterSettings) -> tuple[int, int]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config))
-        wrapped = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter.model_dump()), low_cpu_mem_usage=True)
+        wrapped = get_peft_model(model, methods.config(adapter), low_cpu_mem_usage=True)
     return wrapped.get_nb_trainable_parameters()
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -29,6 +29,7 @@ from trl.trainer.utils import add_fused_lm_head
 from lora_ui import memory, settings
 from lora_ui.memory import Step
 from lora_ui.settings import Settings
+from lora_ui.worker import methods
 
 STAGES = 5
 
@@ -114,11 +115,11 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
         add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         model.train()
         learning = [p for p in model.parameters() if p.requires_grad]
-        optimizer = _optimizer(learning, chosen.training.optim)
+        optimizer = _optimizer(learning, memory.optimizer(chosen))
         live = Live()
         for tensor in (*model.parameters(), *model.buffers()):
             live.add(tensor)
-        adapter = sum(p.nbytes for p in learning)
+        adapter = sum(p.nbytes for name, p in model.named_parameters() if p.requires_grad or "lora_" in name)
         weights, gradients = live.now - adapter, 0
         ids = torch.zeros(step.rows, step.length, dtype=torch.long)
         tell(1)
@@ -145,7 +146,7 @@ def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype) -> Any:
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="sdpa")
         finally:
             torch.set_default_dtype(torch.float32)
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen.adapter.model_dump()))
+        model = get_peft_model(model, methods.config(chosen.adapter))
     if memory.quantised(chosen):
         head = model.get_output_embeddings()
         for module in [*model.modules()]:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import errors, machine, memory, metrics, settings
+from lora_ui import errors, machine, memory, methods, metrics, settings
 from lora_ui.data import prepared
 from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
@@ -32,10 +32,10 @@ def run(job: Job) -> dict[str, Any]:
 
     job.check()  # each of these takes seconds on a slow disk
     from datasets import disable_progress_bars
-    from peft import LoraConfig, get_peft_model
 
     job.check()
     from lora_ui.worker import load, prepare
+    from lora_ui.worker import methods as adapters
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
 
@@ -56,6 +56,8 @@ def run(job: Job) -> dict[str, Any]:
 
     job.phase("load")
     folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
+    for problem in methods.problems(chosen, read_json(folder / "config.json")):
+        raise problem
 
     # What the machine decides, once; a resumed run keeps it.
     said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder)
@@ -71,9 +73,8 @@ def run(job: Job) -> dict[str, Any]:
     attention = decided["machine.attn_implementation"]
     model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
     load.keep_gradients(model)
-    adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
+    model, first = adapters.adapt(job, model, chosen, last_good)
     trainable, everything = model.get_nb_trainable_parameters()
 
     arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))
@@ -83,6 +84,7 @@ def run(job: Job) -> dict[str, Any]:
         model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
     )
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
+    trainer.chosen, trainer.first = chosen, first
     trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
     if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
         for parameter in trainer.model.parameters():

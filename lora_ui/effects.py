@@ -43,6 +43,7 @@ IDLE = (
         lambda chosen, base: base is not None and base.chat_template is True,
         Say("this base model has a layout of its own"),
     ),
+    Idle(("adapter.block_size",), lambda chosen, base: chosen.adapter.method != "oft", Say("only OFT cuts weights into blocks")),
     Idle(
         ("model.revision",),
         lambda chosen, base: base is not None and base.kind != "hub",

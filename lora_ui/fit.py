@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_ui import learned
 from lora_ui.errors import Say
 from lora_ui.machine import Machine
 from lora_ui.models import BaseModel
@@ -258,39 +259,17 @@ def parameters(config: dict[str, Any], adapter: AdapterSettings) -> dict[str, An
     targets = adapted(model, adapter.target_modules) if model else None
     if model is None or targets is None:
         return None
-    edges = sum(one.inputs + one.outputs for one in targets)
-    outputs = sum(one.outputs for one in targets)
-    added = model.layers * (adapter.r * edges + outputs * adapter.use_dora)
+    learns, still, said = learned.numbers(adapter, model, targets)
     own_biases = model.layers * sum(one.outputs for one in targets if one.bias)
     biases = {"none": 0, "all": model.biases, "lora_only": own_biases}[adapter.bias]
-    still = model.layers * adapter.r * (edges - outputs) if adapter.method == "lorafa" else 0
-    trainable, total = added - still + biases, model.parameters + added
+    trainable, total = learns + biases, model.parameters + learns + still
     return {
         "trainable_parameters": trainable,
-        "adapter_parameters": added,
+        "adapter_parameters": learns + still + learned.shared(adapter, targets),
         "all_parameters": total,
         "share": 100 * trainable / total,
-        "explanation": _explain(adapter, edges, outputs, model.layers, biases),
+        "explanation": said if not biases else Say("{said} And {biases:,} biases.", said=said, biases=biases),
     }
-
-
-def _explain(adapter: AdapterSettings, edges: int, outputs: int, layers: int, biases: int) -> Say:
-    known = {"rank": adapter.r, "layers": layers}
-    if adapter.method == "lorafa":
-        return Say(
-            "A weight of in × out numbers learns r·out: {rank} × {outputs:,} in each of {layers} layers = {lora:,}; the other matrix stays still.",
-            outputs=outputs,
-            lora=layers * adapter.r * outputs,
-            **known,
-        )
-    known |= {"edges": edges, "lora": layers * adapter.r * edges}
-    if more := layers * outputs * adapter.use_dora + biases:
-        return Say(
-            "A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}, and {more:,} lengths or biases.",
-            more=more,
-            **known,
-        )
-    return Say("A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}.", **known)
 
 
 # How long

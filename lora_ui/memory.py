@@ -225,9 +225,13 @@ def each_number(chosen: Settings) -> float:
     return FOUR_BIT if chosen.model.load_in_4bit else 1
 
 
+def narrow(chosen: Settings) -> bool:
+    """Whether the adapter of a squeezed base is left in bfloat16, as TRL makes it."""
+    return quantised(chosen) and chosen.adapter.method in ("lora", "lorafa")
+
+
 def _adapter_bytes(chosen: Settings, step: Step) -> int:
-    """TRL makes the adapters of a quantised base bfloat16; all others are float32."""
-    return 2 if quantised(chosen) and step.dtype == "bfloat16" else 4
+    return 2 if narrow(chosen) and step.dtype == "bfloat16" else 4
 
 
 def _mixed(chosen: Settings, step: Step) -> bool:
@@ -273,11 +277,21 @@ def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     targets = fit.adapted(model, adapter.target_modules) or model.linears
     apart = _mixed(chosen, step) or adapter.lora_dropout > 0
     read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
+    if adapter.method in ("lorafa", "miss"):  # what learns reads only what comes after it
+        read = 0
     masks = (1 if step.device == "cuda" else 4) * sum(one.inputs for one in targets) if adapter.lora_dropout > 0 else 0
     of_token = 4 * model.normed + size * (4 * _attention(model).inputs + step.length + model.kept + read + adapter.r * len(targets)) + masks
     if adapter.use_dora:
         of_token += sum(one.outputs for one in targets) * (size + 2)
-    return of_token * step.tokens
+    return of_token * step.tokens + _whole(chosen, step, targets)
+
+
+def _whole(chosen: Settings, step: Step, targets: tuple[Linear, ...]) -> int:
+    """Bytes of a layer that do not grow with the tokens: weights that a method works out whole and keeps for its gradients."""
+    numbers = sum(one.inputs * one.outputs for one in targets)
+    edges = sum(one.inputs + one.outputs for one in targets)
+    of_number = step.bytes * (chosen.adapter.method in ("hira", "loha", "lokr"))
+    return of_number * numbers + (step.bytes * chosen.adapter.r * edges if chosen.adapter.method == "vera" else 0)
 
 
 def _attention(model: Shape) -> Linear:
@@ -299,5 +313,6 @@ def _backward(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that going back through one layer holds for a moment."""
     inner = model.linears[-1].inputs
     moment = 6 * inner + 10 * model.width if _mixed(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
+    moment += {"oft": 8, "ia3": 4}.get(chosen.adapter.method, 0) * inner
     biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
     return moment * step.tokens + biggest * (4 * quantised(chosen) + 16 * chosen.adapter.use_dora)

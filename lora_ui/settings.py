@@ -97,7 +97,7 @@ class DataSettings(Group):
 
 
 class AdapterSettings(Group):
-    method: Annotated[Literal["lora", "lorafa"], Ui()] = Field("lora", title="Kind of adapter", description="What is put beside the weights of the base; the choice How to adapt sets it with all that belongs to it.")
+    method: Annotated[Literal["lora", "lorafa", "adalora", "vera", "oft", "loha", "lokr", "ia3", "hira", "miss"], Ui()] = Field("lora", title="Kind of adapter", description="What is put beside the weights of the base; the choice How to adapt sets it with all that belongs to it.")
     r: Annotated[int, Ui(step=1)] = Field(16, ge=1, le=1024, title="Rank", description="How much the adapter can hold; 8 to 32 is enough for most tasks.")
     lora_alpha: Annotated[int, Ui(step=1)] = Field(32, ge=1, le=4096, title="Strength (alpha)", description="How strongly the adapter counts; its volume is alpha ÷ rank.")
     lora_dropout: Annotated[float, Ui(step=0.01)] = Field(0.0, ge=0, lt=1, title="Dropout", description="Skips random parts while learning, so that less is learned by heart.")
@@ -105,6 +105,7 @@ class AdapterSettings(Group):
     use_rslora: Annotated[bool, Ui()] = Field(False, title="Rank-stable scaling (rsLoRA)", description="Divides alpha by the square root of the rank, so that high ranks learn well.")
     use_dora: Annotated[bool, Ui()] = Field(False, title="Direction and length apart (DoRA)", description="Learns direction and length of each weight separately: a little better, clearly slower.")
     init_lora_weights: Annotated[Literal[True, "gaussian", "orthogonal", "pissa", "olora"], Ui()] = Field(True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's; pissa and olora start from the base's own weights.")
+    block_size: Annotated[int, Ui(step=1)] = Field(32, ge=2, le=1024, title="Size of a block", description="OFT turns the inputs of a weight in blocks of this many numbers; larger blocks hold more.")
     bias: Annotated[Literal["none", "all", "lora_only"], Ui()] = Field("none", title="Biases that learn", description="Whether the base's bias terms are trained as well; none is usual.")
 
     _read_numbers = field_validator("lora_dropout", mode="before")(_number)

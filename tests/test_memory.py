@@ -46,6 +46,15 @@ GRID = [
     (QWEN3, 2, 1024, False, "bfloat16", {"adapter": {"use_dora": True, "r": 64}}),
     (GEMMA, 2, 1024, True, "bfloat16", {"adapter": {"r": 256}}),
     (PHI3, 2, 1024, False, "bfloat16", {}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "lorafa"}}),
+    (SMALL, 4, 512, True, "bfloat16", {"adapter": {"method": "adalora"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "vera", "r": 256}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "oft"}}),
+    (SMALL, 2, 512, False, "float32", {"adapter": {"method": "loha"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "lokr"}}),
+    (QWEN3, 4, 512, True, "bfloat16", {"adapter": {"method": "ia3"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "hira"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "miss"}}),
 ]
 
 

@@ -134,9 +134,10 @@ print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:], skip_special_to
 """
 
 
-def vllm(run: Run) -> str:
-    adapter, config = shlex.quote(f"{run['id']}={run['adapter_path']}"), read_json(Path(run["adapter_path"]) / "adapter_config.json")
-    return f"vllm serve {shlex.quote(_base(run))} --enable-lora --max-lora-rank {config['r']} --lora-modules {adapter}\n"
+def vllm(t: Words, run: Run) -> str:
+    """vLLM takes adapters of LoRA only."""
+    adapter, config = shlex.quote(f"{run['id']}={run['adapter_path']}"), read_json(Path(run["adapter_path"]) / "adapter_config.json") or {}
+    return f"vllm serve {shlex.quote(_base(run))} --enable-lora --max-lora-rank {config.get('r', 64)} --lora-modules {adapter}\n"
 
 
 def ollama(t: Words, run: Run) -> str:

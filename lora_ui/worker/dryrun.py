@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peft import get_peft_model
+from peft.tuners.lycoris_utils import LycorisLayer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -103,7 +103,7 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     dtype = getattr(torch, step.dtype)
     model = _model(config, chosen, dtype)
     mixed = dtype != torch.float32
-    adapters = dtype if memory.quantised(chosen) and mixed else torch.float32
+    adapters = dtype if memory.narrow(chosen) and mixed else torch.float32
     names = ("_forward_tile", "_backward_tile", "_addmm_fp32") if step.device == "cuda" else ()
     with FakeTensorMode(allow_non_fake_inputs=True), contextlib.ExitStack() as stack:
         for name in names:
@@ -114,12 +114,15 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
             model.enable_input_require_grads()
         add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         model.train()
+        for module in model.modules():
+            if isinstance(module, LycorisLayer):
+                module.training = False  # it would draw a number to see whether it is dropped, which is never
         learning = [p for p in model.parameters() if p.requires_grad]
         optimizer = _optimizer(learning, memory.optimizer(chosen))
         live = Live()
         for tensor in (*model.parameters(), *model.buffers()):
             live.add(tensor)
-        adapter = sum(p.nbytes for name, p in model.named_parameters() if p.requires_grad or "lora_" in name)
+        adapter = sum(p.nbytes for name, p in model.named_parameters() if p.requires_grad or "lora_A" in name)
         weights, gradients = live.now - adapter, 0
         ids = torch.zeros(step.rows, step.length, dtype=torch.long)
         tell(1)
@@ -146,7 +149,7 @@ def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype) -> Any:
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="sdpa")
         finally:
             torch.set_default_dtype(torch.float32)
-        model = get_peft_model(model, methods.config(chosen.adapter))
+        model = methods.wrap(model, chosen.adapter, 10)
     if memory.quantised(chosen):
         head = model.get_output_embeddings()
         for module in [*model.modules()]:

@@ -28,7 +28,7 @@ WANTED = [*WORDS, "model*.safetensors", "model.safetensors.index.json"]
 NOT_WANTED = ["*/*", "*.fp16.safetensors"]
 """Folders inside a repository hold other formats of the same weights (`original/`, `onnx/`)."""
 
-KINDS = ("LORA",)
+KINDS = ("LORA", "ADALORA", "VERA", "OFT", "LOHA", "LOKR", "IA3", "HIRA", "MISS")
 """PEFT's names of the adapters that are trained here (worker/methods.py)."""
 
 

@@ -74,19 +74,25 @@ def run(job: Job) -> dict[str, Any]:
     model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
     load.keep_gradients(model)
     torch.manual_seed(chosen.training.seed)
-    model, first = adapters.adapt(job, model, chosen, last_good)
+    model, first = adapters.adapt(job, model, chosen, decided["total_steps"], last_good)
     trainable, everything = model.get_nb_trainable_parameters()
 
     arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))
     _forget_later_points(job.folder / "metrics.jsonl", last_good)
     watch = Watch(job, chosen.evaluation.early_stopping_patience if held_out else 0)
     trainer = SavingTrainer(
-        model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=[watch, *adapters.callbacks(chosen)],
     )
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
     trainer.chosen, trainer.first = chosen, first
     trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
-    if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
+    # TRL makes the adapters of a quantised base bfloat16: fp16's gradient scaler cannot take it, and numbers near one would stand still
+    if dtype != torch.bfloat16 or not memory.narrow(chosen):
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 

@@ -51,7 +51,8 @@ class SavingTrainer(SFTTrainer):
 
     def evaluate(self, *args: Any, **named: Any) -> dict[str, float]:
         self.testing = self.state.global_step > 0
-        found: dict[str, float] = super().evaluate(*args, **named)
+        with methods.without_penalty(self.model):
+            found: dict[str, float] = super().evaluate(*args, **named)
         self.testing = False
         return found
 
@@ -69,7 +70,7 @@ class SavingTrainer(SFTTrainer):
             with disk.explained(folder.parent):
                 super()._save_checkpoint(model, trial)
                 (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle with absolute paths; nothing here reads it
-                methods.keep(staged, self.first)
+                methods.keep(staged, self.model, self.first)
                 write_json(staged / COUNTERS, self._counters())
                 point = checkpoints.commit(staged, folder, step, self.settings)
                 checkpoints.publish_adapter(point, folder.with_name("adapter"), self.base_model)

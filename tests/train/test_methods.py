@@ -16,6 +16,7 @@ import torch
 import transformers.trainer
 from peft import PeftModel
 from peft.tuners.lora.layer import LoraLayer
+from peft.tuners.vera.layer import VeraLayer
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
@@ -87,7 +88,9 @@ def raw(place: Path) -> Callable[..., dict[str, Any]]:
     def made(key: str, base: str = "fp", **groups: dict[str, Any]) -> dict[str, Any]:
         start = plain(model=BASES[base], max_steps=8, save_steps=4, activation_checkpointing=False)
         chosen = methods.choose(key, start, settings.Settings().model_dump())
-        return settings.merge(chosen, {"adapter": {"r": 4}, "training": {"learning_rate": 5e-3}, "model": BASES[base]}, groups)
+        return settings.merge(
+            chosen, {"adapter": {"r": 4, "block_size": 16}, "training": {"learning_rate": 5e-3}, "model": BASES[base]}, groups
+        )
 
     return made
 
@@ -133,7 +136,8 @@ def whole_way(home: Home, raw: dict[str, Any], id: str, dtype: str = "float32") 
     seen = Seen.last
     assert result["train_loss"]["last"] < result["train_loss"]["first"]
     assert (seen.first - plain).abs().max() < exact
-    assert seen.moved == seen.learns
+    still = seen.learns - seen.moved
+    assert seen.moved <= seen.learns and all("lora_E" in name for name in still)  # of weights that AdaLoRA left without rank
     assert (seen.last_logits - plain).abs().max() > exact
 
     with torch.no_grad():
@@ -202,6 +206,25 @@ def test_the_lengths_of_dora_move(home: Home, raw: Any) -> None:
     assert lengths and lengths <= Seen.last.moved
 
 
+def test_adalora_takes_rank_away_until_the_budget_is_kept(home: Home, raw: Any) -> None:
+    folder = folder_of(home, raw("adalora"), "budget")
+    train(folder)
+    left = [sum(kept) for kept in read_json(folder / "adapter" / "adapter_config.json")["rank_pattern"].values()]
+    assert sum(left) == 4 * len(left) and len(set(left)) > 1
+    rows = {name: len(one) for name, one in load_file(folder / "adapter" / "adapter_model.safetensors").items() if "lora_A" in name}
+    assert sorted(rows.values()) == sorted(left)
+
+
+def test_vera_shares_two_matrices_that_stay_still(home: Home, raw: Any) -> None:
+    folder = folder_of(home, raw("vera"), "shared")
+    train(folder)
+    layers = [module for module in Seen.last.model.modules() if isinstance(module, VeraLayer)]
+    assert len(layers) == 14 and len({layer.vera_A["default"].data_ptr() for layer in layers}) == 1
+    saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert [name for name in saved if name.endswith(("vera_A", "vera_B"))] == ["base_model.vera_A", "base_model.vera_B"]
+    assert all("vera_lambda" in name for name in Seen.last.learns)
+
+
 @pytest.mark.parametrize("key", ["pissa", "olora"])
 def test_first_values_come_out_of_the_base(home: Home, raw: Any, key: str) -> None:
     chosen = raw(key)
@@ -247,8 +270,13 @@ def refusals() -> list[Any]:
 
 def against(raw: Any, key: str, rule: methods.Rule) -> dict[str, Any]:
     """Settings of the tiny model that break this rule."""
-    odd = {"odd": 3, "wide": 64, "set": 4}
-    broken = {"model_type": None, "adapter.r": odd, "training.loraplus_lr_ratio": odd}
+    broken = {
+        "adapter.r": {"odd": 3, "wide": 64, "deep": 100},
+        "adapter.block_size": {"uneven": 24},
+        "training.loraplus_lr_ratio": {"set": 4},
+        "adapter.init_lora_weights": {"set": "gaussian"},
+        "adapter.bias": {"set": "all"},
+    }
     groups: dict[str, Any] = {}
     for place, wanted in rule.when.items():
         if place != "model_type":

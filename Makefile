@@ -3,16 +3,19 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test check browser gpu chaos bench clean
+.PHONY: run test check browser matrix gpu chaos bench clean
 
 run: $(VENV)/run.stamp  ## the app, at http://127.0.0.1:7860; ARGS="--port 8000" for options
 	$(BIN)/python app.py $(ARGS)
 
 test: $(VENV)/dev.stamp  ## the fast suite and real training
-	$(BIN)/python -m pytest -m "not browser and not gpu" $(ARGS)
+	$(BIN)/python -m pytest -m "not browser and not gpu and not matrix" $(ARGS)
 
 browser: $(VENV)/dev.stamp  ## real clicks in headless Chromium (needs a chromium program)
 	$(BIN)/python -m pytest -m browser $(ARGS)
+
+matrix: $(VENV)/dev.stamp  ## every way to adapt on the whole base, in 4 and in 8 bit, in float32 and bfloat16
+	$(BIN)/python -m pytest -m matrix $(ARGS)
 
 gpu: $(VENV)/dev.stamp  ## what only an NVIDIA GPU can show
 	$(BIN)/python -m pytest -m gpu $(ARGS)

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lora_ui import errors, machine, metrics, models
+from lora_ui import errors, machine, methods, metrics, models, settings
 from lora_ui.home import Home, read_json
 
 MARKER = "lora_ui_run"
@@ -95,13 +95,20 @@ def _metadata(made: Made, merged: bool, licence: str | None) -> dict[str, Any]:
 
 def _intro(made: Made, merged: bool, licence: str | None) -> str:
     base = f"[{plain(made.base_title)}](https://huggingface.co/{made.base_id})" if made.base_id else plain(made.base_title)
-    kind = "A complete model: a LoRA adapter merged into" if merged else "A LoRA adapter for"
+    kind = "A complete model: an adapter merged into" if merged else "An adapter for"
     terms = (
         f"Licence, as for the base model: {plain(licence)}."
         if licence
         else "The base model states no licence that is known here: ask its owner before you pass this on."
     )
-    return " ".join(filter(None, [f"{kind} {base}.", plain(made.base_note), terms]))
+    return " ".join(filter(None, [f"{kind} {base}.", _methods(made), plain(made.base_note), terms]))
+
+
+def _methods(made: Made) -> str:
+    """How it was adapted, with the papers."""
+    found = methods.applied(settings.parse(made.settings))
+    named = [f"{plain(one.title)} ([{plain(one.paper)}]({one.link}))" if one.paper and one.link else plain(one.title) for one in found]
+    return f"Method: {', '.join(named)}."
 
 
 def _use(made: Made, repo: str, merged: bool) -> str:

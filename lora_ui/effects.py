@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lora_ui import settings
+from lora_ui import methods, settings
 from lora_ui.errors import Say
 from lora_ui.models import BaseModel
 from lora_ui.settings import Settings
@@ -43,6 +43,7 @@ IDLE = (
         lambda chosen, base: base is not None and base.chat_template is True,
         Say("this base model has a layout of its own"),
     ),
+    Idle(("adapter.block_size",), lambda chosen, base: chosen.adapter.method != "oft", Say("only OFT cuts weights into blocks")),
     Idle(
         ("model.revision",),
         lambda chosen, base: base is not None and base.kind != "hub",
@@ -53,7 +54,7 @@ IDLE = (
 
 def idle(chosen: Settings, base: BaseModel | None) -> dict[str, Say]:
     """Key → why it changes nothing now."""
-    return {key: one.reason for one in IDLE if one.holds(chosen, base) for key in one.keys}
+    return {key: one.reason for one in IDLE if one.holds(chosen, base) for key in one.keys} | methods.idle(chosen)
 
 
 def in_vain(chosen: Settings, base: BaseModel | None) -> dict[str, Say]:

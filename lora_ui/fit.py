@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from lora_ui import learned
 from lora_ui.errors import Say
 from lora_ui.machine import Machine
 from lora_ui.models import BaseModel
@@ -257,43 +258,24 @@ def has_targets(config: dict[str, Any] | None, wanted: str | list[str]) -> bool:
 
 
 def parameters(config: dict[str, Any], adapter: AdapterSettings) -> dict[str, Any] | None:
-    """How many numbers learn, of how many, as PEFT counts them: `trainable_parameters`, `all_parameters` (base and adapter),
-    `share` (percent) and `explanation` (Say). None for families or targets that cannot be counted from config.json."""
+    """How many numbers learn, of how many, as PEFT counts them: `trainable_parameters`, `adapter_parameters` (with those that stay
+    still), `all_parameters` (base and adapter), `share` (percent) and `explanation` (Say). None for families or targets that cannot be
+    counted from config.json."""
     model = shape(config)
     targets = adapted(model, adapter.target_modules) if model else None
     if model is None or targets is None:
         return None
-    edges = sum(one.inputs + one.outputs for one in targets)
-    lora = model.layers * adapter.r * edges
-    lengths = model.layers * sum(one.outputs for one in targets) if adapter.use_dora else 0
+    learns, still, said = learned.numbers(adapter, model, targets)
     own_biases = model.layers * sum(one.outputs for one in targets if one.bias)
     biases = {"none": 0, "all": model.biases, "lora_only": own_biases}[adapter.bias]
-    trainable, total = lora + lengths + biases, model.parameters + lora + lengths
+    trainable, total = learns + biases, model.parameters + learns + still
     return {
         "trainable_parameters": trainable,
+        "adapter_parameters": learns + still + learned.shared(adapter, targets),
         "all_parameters": total,
         "share": 100 * trainable / total,
-        "explanation": _explain(adapter.r, edges, model.layers, lora, lengths + biases),
+        "explanation": said if not biases else Say("{said} And {biases:,} biases.", said=said, biases=biases),
     }
-
-
-def _explain(rank: int, edges: int, layers: int, lora: int, more: int) -> Say:
-    if more:
-        return Say(
-            "A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}, and {more:,} lengths or biases.",
-            rank=rank,
-            edges=edges,
-            layers=layers,
-            lora=lora,
-            more=more,
-        )
-    return Say(
-        "A weight of in × out numbers learns r·(in + out): {rank} × {edges:,} in each of {layers} layers = {lora:,}.",
-        rank=rank,
-        edges=edges,
-        layers=layers,
-        lora=lora,
-    )
 
 
 # How long

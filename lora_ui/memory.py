@@ -258,9 +258,9 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
     activations, logits = _working(model, chosen, step)
     found = {
         "weights": _weights(model, chosen, step),
-        "adapter": trainable * (number + (2 if _mixed(chosen, step) else 0)),
+        "adapter": counts["adapter_parameters"] * (number + (2 if _mixed(chosen, step) else 0)),
         "gradients": trainable * number,
-        "optimizer": round(trainable * state_bytes(chosen.training.optim, number)),
+        "optimizer": round(trainable * state_bytes(optimizer(chosen), number)),
         "activations": activations,
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
@@ -293,14 +293,29 @@ def each_number(chosen: Settings) -> float:
     return FOUR_BIT if chosen.model.load_in_4bit is True else 1
 
 
+def narrow(chosen: Settings) -> bool:
+    """Whether the adapter of a squeezed base is left in bfloat16, as TRL makes it."""
+    return quantised(chosen) and chosen.adapter.method in ("lora", "lorafa")
+
+
 def _adapter_bytes(chosen: Settings, step: Step) -> int:
-    """TRL makes the adapters of a quantised base bfloat16; all others are float32."""
-    return 2 if quantised(chosen) and step.dtype == "bfloat16" else 4
+    return 2 if narrow(chosen) and step.dtype == "bfloat16" else 4
 
 
 def _mixed(chosen: Settings, step: Step) -> bool:
     """Whether adapters are in another format than what they read, so that each keeps a copy of its own."""
     return step.bytes != _adapter_bytes(chosen, step)
+
+
+def _copied(chosen: Settings, step: Step) -> bool:
+    """Whether what an adapted weight reads is kept in the format of its adapter too; plain LoRA is spared that (load.spare_casts)."""
+    spared = chosen.adapter.method in ("lora", "lorafa", "adalora") and not chosen.adapter.use_dora
+    return _mixed(chosen, step) and not spared
+
+
+def optimizer(chosen: Settings) -> str:
+    """LoRA-FA has one of its own, which keeps as much as Adam."""
+    return "adamw_torch" if chosen.adapter.method == "lorafa" else chosen.training.optim
 
 
 def state_bytes(optimizer: str, number: int) -> float:
@@ -334,13 +349,23 @@ def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     mask, what the feed-forward works out, and what each adapted weight reads."""
     adapter, size = chosen.adapter, step.bytes
     targets = fit.adapted(model, adapter.target_modules) or model.linears
-    apart = adapter.lora_dropout > 0 or (adapter.use_dora and _mixed(chosen, step))
+    apart = adapter.lora_dropout > 0 or _copied(chosen, step)
     read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
+    if adapter.method in ("lorafa", "miss"):  # what learns reads only what comes after it
+        read = 0
     masks = (1 if step.device == "cuda" else 4) * sum(one.inputs for one in targets) if adapter.lora_dropout > 0 else 0
     of_token = 4 * model.normed + size * (_of_attention(model, step) + model.kept + read + adapter.r * len(targets)) + masks
     if adapter.use_dora:
         of_token += sum(one.outputs for one in targets) * (size + 2)
-    return of_token * step.tokens
+    return of_token * step.tokens + _whole(chosen, step, targets)
+
+
+def _whole(chosen: Settings, step: Step, targets: tuple[Linear, ...]) -> int:
+    """Bytes of a layer that do not grow with the tokens: weights that a method works out whole and keeps for its gradients."""
+    numbers = sum(one.inputs * one.outputs for one in targets)
+    edges = sum(one.inputs + one.outputs for one in targets)
+    of_number = step.bytes * (chosen.adapter.method in ("hira", "loha", "lokr"))
+    return of_number * numbers + (step.bytes * chosen.adapter.r * edges if chosen.adapter.method == "vera" else 0)
 
 
 def _of_attention(model: Shape, step: Step) -> int:
@@ -371,7 +396,7 @@ def _shared_inputs(model: Shape, targets: tuple[Linear, ...]) -> list[int]:
 def _backward(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that going back through one layer holds for a moment."""
     inner = model.linears[-1].inputs
-    copied = chosen.adapter.use_dora and _mixed(chosen, step)
-    moment = 6 * inner + 10 * model.width if copied else step.bytes * (inner * 2 + model.width * 2)
+    moment = 6 * inner + 10 * model.width if _copied(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
+    moment += {"oft": 8, "ia3": 4}.get(chosen.adapter.method, 0) * inner
     biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
     return moment * step.tokens + biggest * (4 * quantised(chosen) + 16 * chosen.adapter.use_dora)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ui import calibration, data, effects, errors, fit, machine, memory, models, presets, settings, ways
+from lora_ui import calibration, data, effects, errors, fit, machine, memory, methods, models, presets, settings, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Job, Jobs
@@ -157,6 +157,7 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         "decisions": {key: decision.as_dict() for key, decision in decided.items()} | elsewhere,
         "idle": {key: reason.as_dict() for key, reason in effects.idle(chosen, base).items()},
         "in_vain": {key: reason.as_dict() for key, reason in effects.in_vain(chosen, base).items()},
+        "methods": [method.key for method in methods.applied(chosen)],
         "findings": [_finding(problem) for problem in problems(home, on)],
         "prepare": on.asked,
     }
@@ -232,7 +233,7 @@ def _speed_before(finished: list[Job], chosen: settings.Settings) -> float | Non
     """Useful tokens per second of the last of these runs with the same base model, precision and longest row."""
 
     def alike(raw: dict[str, Any]) -> list[Any]:
-        return [raw["model"], raw["training"]["max_length"], raw["adapter"]["use_dora"]]
+        return [raw["model"], raw["training"]["max_length"], raw["adapter"]["use_dora"], raw["adapter"].get("method", "lora")]
 
     wanted = alike(chosen.model_dump())
     same = (job for job in finished if job.result and alike(job.params["settings"]) == wanted)
@@ -261,6 +262,7 @@ def problems(home: Home, on: Ground) -> list[errors.LoraUIError]:
         found.append(
             errors.NoSuchModules(modules=chosen.adapter.target_modules, name=base.name, known=", ".join(fit.module_names(base.config)))
         )
+    found += methods.problems(chosen, base.config)
     if chosen.training.optim.startswith(("adamw_8bit", "paged")) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what=chosen.training.optim, device="Apple GPUs"))
     if memory.quantised(chosen) and machine.look().device == "mps":
@@ -270,11 +272,13 @@ def problems(home: Home, on: Ground) -> list[errors.LoraUIError]:
 
 def needed_bytes(chosen: settings.Settings, base: models.BaseModel, counts: dict[str, Any] | None) -> int:
     """Disk a run takes: the base's download (2 bytes a parameter) if it is not here, and for each save point the adapter in
-    float32 with two optimizer states, plus the one being written; and 200 MB to spare."""
+    float32 with two optimizer states (and, where it took a part out of the base, its first values and both as a plain adapter), plus the
+    one being written; and 200 MB to spare."""
     parameters = (counts["all_parameters"] if counts else base.parameters) or 0
     trainable = counts["trainable_parameters"] if counts else 0
     download = 0 if base.local else 2 * parameters
-    return download + trainable * 4 * 3 * (chosen.training.save_total_limit + 2) + 200_000_000
+    parts = 6 if chosen.adapter.init_lora_weights in methods.MOVE_THE_BASE else 3
+    return download + trainable * 4 * parts * (chosen.training.save_total_limit + 2) + 200_000_000
 
 
 def gigabytes(count: int) -> str:

@@ -54,7 +54,7 @@ def all_presets(home: Home) -> list[Preset]:
 
 
 def _shipped() -> list[Path]:
-    return [path for path in (REPOSITORY / "presets").glob("*.yaml") if path.stem != "models"]
+    return [path for path in (REPOSITORY / "presets").glob("*.yaml") if path.stem not in ("models", "methods")]
 
 
 def get(home: Home, name: str) -> Preset:

@@ -97,13 +97,15 @@ class DataSettings(Group):
 
 
 class AdapterSettings(Group):
+    method: Annotated[Literal["lora", "lorafa", "adalora", "vera", "oft", "loha", "lokr", "ia3", "hira", "miss"], Ui()] = Field("lora", title="Kind of adapter", description="What is put beside the weights of the base; the choice How to adapt sets it with all that belongs to it.")
     r: Annotated[int, Ui(step=1)] = Field(16, ge=1, le=1024, title="Rank", description="How much the adapter can hold; 8 to 32 is enough for most tasks.")
     lora_alpha: Annotated[int, Ui(step=1)] = Field(32, ge=1, le=4096, title="Strength (alpha)", description="How strongly the adapter counts; its volume is alpha ÷ rank.")
     lora_dropout: Annotated[float, Ui(step=0.01)] = Field(0.0, ge=0, lt=1, title="Dropout", description="Skips random parts while learning, so that less is learned by heart.")
     target_modules: Annotated[str | list[str], Ui()] = Field("all-linear", title="Layers that learn", description='Which parts of the base get an adapter; "all-linear" is the safe choice.')
     use_rslora: Annotated[bool, Ui()] = Field(False, title="Rank-stable scaling (rsLoRA)", description="Divides alpha by the square root of the rank, so that high ranks learn well.")
     use_dora: Annotated[bool, Ui()] = Field(False, title="Direction and length apart (DoRA)", description="Learns direction and length of each weight separately: a little better, clearly slower.")
-    init_lora_weights: Annotated[Literal[True, "gaussian"], Ui()] = Field(True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's.")
+    init_lora_weights: Annotated[Literal[True, "gaussian", "orthogonal", "pissa", "olora"], Ui()] = Field(True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's; pissa and olora start from the base's own weights.")
+    block_size: Annotated[int, Ui(step=1)] = Field(32, ge=2, le=1024, title="Size of a block", description="OFT turns the inputs of a weight in blocks of this many numbers; larger blocks hold more.")
     bias: Annotated[Literal["none", "all", "lora_only"], Ui()] = Field("none", title="Biases that learn", description="Whether the base's bias terms are trained as well; none is usual.")
 
     _read_numbers = field_validator("lora_dropout", mode="before")(_number)
@@ -124,6 +126,7 @@ class TrainingSettings(Group):
     max_steps: Annotated[int, Ui(step=1)] = Field(-1, ge=-1, le=10_000_000, title="Step limit", description="Ends after this many steps whatever the rounds say; -1 means no limit.")
     max_length: Annotated[int, Ui(step=64, advanced=False)] = Field(1024, ge=16, le=1_048_576, title="Longest row", description="Tokens; longer rows are cut here, and the Data page shows what is lost.")
     learning_rate: Annotated[float, Ui()] = Field(2e-4, gt=0, le=1, title="Learning rate", description="How big each correction is: too big and it gets worse, too small and nothing sticks.")
+    loraplus_lr_ratio: Annotated[Annotated[float, Field(ge=1, le=1000)] | None, Ui(step=1)] = Field(None, title="Faster B (LoRA+)", description="The second matrix of each adapter learns this many times faster than the first; 16 is the paper's, empty is off.")
     lr_scheduler_type: Annotated[Literal["linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt"], Ui()] = Field("cosine", title="Learning-rate curve", description="How the correction size changes; cosine starts full and fades out.")
     warmup_steps: Annotated[Annotated[float, Field(ge=0, le=1_000_000)] | Auto, Ui(step=1)] = Field("auto", title="Warm-up", description="A gentle start: corrections grow from zero during the first steps (below 1: a share of them).")
     global_batch_size: Annotated[Annotated[int, Field(ge=1, le=65536)] | Auto, Ui(step=1)] = Field("auto", title="Rows per step", description="How many rows are looked at before one correction (the effective batch).")
@@ -141,7 +144,7 @@ class TrainingSettings(Group):
     seed: Annotated[int, Ui(step=1)] = Field(42, ge=0, le=2**31 - 1, title="Seed", description="Fixes chance: the same number and rows give the same run on the same machine.")
 
     _read_numbers = field_validator(
-        "num_train_epochs", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "neftune_noise_alpha", mode="before"
+        "num_train_epochs", "learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "neftune_noise_alpha", "loraplus_lr_ratio", mode="before"
     )(_number)
 
     @field_validator("max_steps")

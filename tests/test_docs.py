@@ -6,7 +6,7 @@ from pathlib import Path
 import typer.main
 import yaml
 
-from lora_ui import cli, presets, settings
+from lora_ui import cli, methods, presets, settings
 from lora_ui.home import Home
 
 ROOT = Path(__file__).parent.parent
@@ -35,8 +35,17 @@ def presets_table(home: Home) -> str:
     return "\n".join(lines)
 
 
+def methods_table() -> str:
+    lines = ["| Method | Family | | Set by |", "|---|---|---|---|"]
+    for method in methods.all_methods().values():
+        paper = f" [{method.paper}]({method.link})" if method.link else ""
+        set_by = ", ".join(f"`{place}={'16' if value == 'set' else str(value).lower()}`" for place, value in methods._flat(method.settings))
+        lines.append(f"| {method.title} | {method.family} | {method.does} {method.trades}{paper} | {set_by} |")
+    return "\n".join(lines)
+
+
 def generated(text: str, home: Home) -> str:
-    for name, table in (("settings", settings_table()), ("presets", presets_table(home))):
+    for name, table in (("settings", settings_table()), ("presets", presets_table(home)), ("methods", methods_table())):
         text = re.sub(
             rf"<!-- {name} -->.*?<!-- /{name} -->", lambda _, n=name, t=table: f"<!-- {n} -->\n{t}\n<!-- /{n} -->", text, flags=re.S
         )

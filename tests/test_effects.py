@@ -23,6 +23,8 @@ ON_THE_HUB = BaseModel(name="a/b", kind="hub", title="b", chat_template=False)
         ({"data": {"held_out_source": "test.jsonl"}}, ON_THE_HUB, "data.held_out_rows"),
         ({}, STARTER, "data.template_for_base"),
         ({}, STARTER, "model.revision"),
+        ({"adapter": {"method": "lorafa"}}, ON_THE_HUB, "training.optim"),
+        ({"adapter": {"method": "oft"}}, ON_THE_HUB, "adapter.r"),
     ],
 )
 def test_what_changes_nothing_is_named(raw: dict[str, Any], base: BaseModel, key: str) -> None:
@@ -32,7 +34,7 @@ def test_what_changes_nothing_is_named(raw: dict[str, Any], base: BaseModel, key
 
 def test_what_is_not_known_of_a_base_model_takes_nothing_away() -> None:
     unknown = BaseModel(name="a/b", kind="hub", title="b")
-    assert effects.idle(settings.parse({}), unknown) == effects.idle(settings.parse({}), None) == {}
+    assert effects.idle(settings.parse({}), unknown).keys() == effects.idle(settings.parse({}), None).keys() == {"adapter.block_size"}
 
 
 def test_every_condition_names_settings_that_exist() -> None:

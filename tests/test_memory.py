@@ -51,6 +51,15 @@ GRID = [
     (EIGHT_B, 4, 2048, 2, "bfloat16", {}),
     (SEVENTY_B, 1, 2048, 2, "bfloat16", FOUR_BIT),
     ({**QWEN3, "num_hidden_layers": 7}, 2, 1024, 2, "bfloat16", {}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "lorafa"}}),
+    (SMALL, 4, 512, True, "bfloat16", {"adapter": {"method": "adalora"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "vera", "r": 256}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "oft"}}),
+    (SMALL, 2, 512, False, "float32", {"adapter": {"method": "loha"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "lokr"}}),
+    (QWEN3, 4, 512, True, "bfloat16", {"adapter": {"method": "ia3"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "hira"}}),
+    (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "miss"}}),
 ]
 
 

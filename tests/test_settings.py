@@ -90,19 +90,25 @@ def test_layers_win_field_by_field():
 
 
 def test_settings_that_an_earlier_version_wrote_mean_the_same():
-    """`fixtures/settings_1.json`: all fields of a run's settings before `data.trim` was there."""
+    """`fixtures/settings_1.json`: all fields of a run's settings before `data.trim` and the methods were there."""
     old = json.loads((Path(__file__).parent / "fixtures/settings_1.json").read_text())
     now = settings.parse(old).model_dump()
     assert now == settings.merge(now, old)
     new = {group: values.keys() - old[group].keys() for group, values in now.items() if values.keys() - old[group].keys()}
-    assert new == {"data": {"trim"}} and now["data"]["trim"] == []
+    assert new == {"data": {"trim"}, "adapter": {"method", "block_size"}, "training": {"loraplus_lr_ratio"}} and now["data"]["trim"] == []
+    assert (now["adapter"]["method"], now["training"]["loraplus_lr_ratio"]) == ("lora", None)
 
 
 def test_groups_keep_the_spelling_of_peft_and_trl():
     from peft import LoraConfig
     from trl import SFTConfig
 
-    ours = {"training.global_batch_size"}  # Trainer has no field for the effective batch
+    ours = {
+        "training.global_batch_size",
+        "adapter.method",
+        "adapter.block_size",
+        "training.loraplus_lr_ratio",
+    }  # neither SFTConfig nor LoraConfig has them
     lora = {f.name for f in dataclasses.fields(LoraConfig)}
     sft = {f.name for f in dataclasses.fields(SFTConfig)}
     wrong = [
@@ -116,6 +122,6 @@ def test_groups_keep_the_spelling_of_peft_and_trl():
 
 def test_every_field_says_what_it_is():
     found = settings.fields()
-    assert len(found) == 44
+    assert len(found) == 47
     assert all(f.title and f.description.endswith((".", "!")) for f in found)
     assert sorted(f.name for f in found if not f.ui.advanced) == ["base_model", "held_out_rows", "max_length", "num_train_epochs", "source"]

@@ -154,3 +154,11 @@ class NoSuchModules(LoraUIError):
     message = "{name} has no layers called {modules}."
     cause = "Its layers are: {known}."
     fix = "Name some of these in target_modules, or use all-linear."
+
+
+class MethodUnsuitable(LoraUIError):
+    """`why` and `instead` as presets/methods.yaml has them; `change`: partial settings that mend it."""
+
+    message = "{method} does not go with the other settings."
+    cause = "{why}"
+    fix = "{instead}"

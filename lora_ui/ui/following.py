@@ -7,12 +7,12 @@ from typing import Any
 
 import gradio as gr
 
-from lora_ui import errors, memory, models, runs, settings
+from lora_ui import errors, memory, methods, models, runs, settings
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import draft, fitting, form, learn, plan_card
 from lora_ui.ui.draft import Draft
-from lora_ui.ui.shell import panel
+from lora_ui.ui.shell import esc, panel
 from lora_ui.ui.train_parts import Parts
 from lora_ui.ui.words import Words
 
@@ -51,14 +51,24 @@ def follow(t: Words, p: Parts, home: Home, edit: Edit) -> dict[Any, Any]:
         job = _count_tokens(home, now, plan, edit.waiting)
     except errors.LoraUIError as error:
         blocked = gr.update(value=t("train.start_blocked"), interactive=False, visible=True)
-        silent = {p.see: gr.update(visible=False), p.short: gr.update(visible=False), p.items: "", p.learn: "", p.offered: []}
+        silent = {
+            p.mend: gr.update(visible=False),
+            p.see: gr.update(visible=False),
+            p.short: gr.update(visible=False),
+            p.items: "",
+            p.learn: "",
+            p.offered: [],
+        }
         quiet = {p.waiting: None, p.timer: gr.Timer(active=False), p.drawn: drawn}
         return {**shown, **silent, **quiet, p.plan: panel(t, error), p.start: blocked}
+    about, drawn["method"] = _method(t, p, plan, edit.drawn.get("method"))
     marks, drawn["marks"] = _marks(t, p, now, plan, edit.drawn.get("marks", {}))
     wrong_size = bool(edit.gpu.strip()) and edit.size is None
     return {
         **shown,
         **_start(t, p, plan),
+        **_mend(t, p, plan),
+        **about,
         p.plan: plan_card.sentences(t, plan, settings.parse(now.raw).training.max_length, elsewhere=edit.size is not None),
         p.items: fitting.items(t, plan),
         p.exact: "",
@@ -80,6 +90,26 @@ def _lesson(t: Words, home: Home, now: Draft, plan: dict[str, Any]) -> str:
 def _expert_changes(now: Draft) -> int:
     keys = {f"{group}.{field}" for group, values in now.changes.items() for field in values}
     return len(keys - {*form.PLAIN, *form.ELSEWHERE})
+
+
+def _method(t: Words, p: Parts, plan: dict[str, Any], before: str | None) -> tuple[dict[Any, Any], str]:
+    """(the choice and the lines about it, where they are not drawn yet; its key): the form may have been changed field by field."""
+    key = plan["methods"][-1]
+    if key == before:
+        return {}, key
+    method = methods.all_methods()[key]
+    _, _, does, trades, pick = t.method(method)
+    paper = f' <a href="{method.link}" target="_blank" rel="noopener">{esc(t("train.method_paper"))}</a>' if method.link else ""
+    said = f'<p>{esc(does)} {esc(trades)}</p><p class="muted">{esc(t("train.method_pick", pick=pick))}{paper}</p>'
+    return {p.method: gr.update(value=key), p.about: said}, key
+
+
+def _mend(t: Words, p: Parts, plan: dict[str, Any]) -> dict[Any, Any]:
+    """A button for what stands in the way and can be changed by one click."""
+    found = next((one["values"] for one in plan["findings"] if one["values"].get("change")), None)
+    if found is None:
+        return {p.mend: gr.update(visible=False)}
+    return {p.mend: gr.update(value=t.say(found["instead"]), visible=True), p.mending: found["change"]}
 
 
 def _start(t: Words, p: Parts, plan: dict[str, Any]) -> dict[Any, Any]:

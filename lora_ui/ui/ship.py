@@ -173,7 +173,7 @@ class Shipping:
             p.publish_says: ship_cards.publish_says(t, _licence(self.home, run)),
             p.repo: repo_name(run["name"]),
             p.code["python"]: ship_cards.python(run),
-            p.code["vllm"]: ship_cards.vllm(run),
+            p.code["vllm"]: ship_cards.vllm(t, run),
             p.download: gr.update(variant="secondary" if got else "primary"),
             self.page.memory: {**memory, "run": run_id},
         }

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_ui import models
+from lora_ui.home import read_json
 from lora_ui.jobs import ENDED
 from lora_ui.ui import run_cards
 from lora_ui.ui.shell import duration, esc, panel, pill, size
@@ -133,11 +134,10 @@ print(tokenizer.decode(answer[0][inputs["input_ids"].shape[1]:], skip_special_to
 """
 
 
-def vllm(run: Run) -> str:
-    adapter = shlex.quote(f"{run['id']}={run['adapter_path']}")
-    return (
-        f"vllm serve {shlex.quote(_base(run))} --enable-lora --max-lora-rank {run['settings']['adapter']['r']} --lora-modules {adapter}\n"
-    )
+def vllm(t: Words, run: Run) -> str:
+    """vLLM takes adapters of LoRA only."""
+    adapter, config = shlex.quote(f"{run['id']}={run['adapter_path']}"), read_json(Path(run["adapter_path"]) / "adapter_config.json") or {}
+    return f"vllm serve {shlex.quote(_base(run))} --enable-lora --max-lora-rank {config.get('r', 64)} --lora-modules {adapter}\n"
 
 
 def ollama(t: Words, run: Run) -> str:

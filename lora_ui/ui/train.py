@@ -13,7 +13,7 @@ from typing import Any
 
 import gradio as gr
 
-from lora_ui import data, memory, models, preflight, presets, runs, settings
+from lora_ui import data, memory, methods, models, preflight, presets, runs, settings
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
 from lora_ui.ui import base_models, checking, draft, fitting, form, tokens, trust
@@ -208,6 +208,21 @@ def _wire_edits(page: Page, p: Parts) -> None:
     for which, button in enumerate(p.ways):
         taken = page.on(button.click, functools.partial(take, which), [p.offered, p.model, *p.boxes], [p.model, *p.boxes])
         page.on(taken.then, edited, _inputs(page, p), _outputs(page, p))
+
+    def adapt(key: str, preset: str, *values: Any) -> dict[Any, Any]:
+        """Everything that makes it this method."""
+        raw = methods.choose(key, form.read(p.controls, list(values)), form.full(presets.get(home, preset).settings))
+        return dict(zip(p.boxes, form.write(p.controls, raw)))
+
+    adapted = page.on(p.method.input, adapt, [p.method, p.preset, *p.boxes], p.boxes)
+    page.on(adapted.then, edited, _inputs(page, p), _outputs(page, p))
+
+    def mend(change: dict[str, Any], *values: Any) -> dict[Any, Any]:
+        raw = settings.merge(form.read(p.controls, list(values)), change)
+        return dict(zip(p.boxes, form.write(p.controls, raw)))
+
+    mended = page.on(p.mend.click, mend, [p.mending, *p.boxes], p.boxes)
+    page.on(mended.then, edited, _inputs(page, p), _outputs(page, p))
     p.see.click(None, None, None, js=TO_WAYS)
 
 

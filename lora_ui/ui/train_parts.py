@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from lora_ui.methods import all_methods
 from lora_ui.ui import browser, form, plan_card
 from lora_ui.ui.shell import Page, esc, html
 from lora_ui.ui.words import Words
@@ -59,6 +60,13 @@ class Parts:
             self.more = gr.Button(visible=False, size="sm", min_width=160)
         with gr.Column(elem_classes="lu-card"):
             html(f"<h2>{esc(t('train.adjust'))}</h2>")
+            self.method = gr.Dropdown(
+                [(t("train.method_one", title=t.method(one)[0], family=t.method(one)[1]), key) for key, one in all_methods().items()],
+                label=t("train.method"),
+                info=t("train.method_hint"),
+                elem_id="method",
+            )
+            self.about = html(elem_id="method-about")
             with gr.Row(elem_classes="lu-fields"):
                 self.controls = form.draw(t, form.PLAIN)
                 self.name = gr.Textbox(
@@ -75,6 +83,7 @@ class Parts:
             html(f"<h2>{esc(t('train.will'))}</h2>")
             self.plan = html(elem_id="plan")
             self.changed = gr.HTML("", apply_default_css=False, js_on_load=plan_card.UNDO, elem_id="changed")
+            self.mend = gr.Button(visible=False, elem_classes="lu-way", elem_id="mend")
             self.start = gr.Button(t("train.start"), variant="primary", elem_id="start")
             self.see = gr.Button(visible=False, variant="primary", elem_id="see-ways")
             html(f'<p class="muted">{esc(t("train.goes_on"))}</p>')
@@ -84,6 +93,7 @@ class Parts:
             self.ways = [gr.Button(visible=False, elem_classes="lu-way") for _ in range(WAYS)]
             self.anyway = gr.Button(t("fit.anyway"), size="sm", elem_id="start-anyway")
         self.offered = gr.State([])
+        self.mending = gr.State({})  # partial settings that take away what stands in the way
         with gr.Accordion(t("fit.items"), open=False, elem_id="memory-items"):
             self.items = html()
             html(f'<p class="muted">{esc(t("exact.hint"))}</p>')
@@ -114,7 +124,11 @@ class Parts:
         """What follows every edit."""
         told = [
             self.plan,
+            self.method,
+            self.about,
             self.changed,
+            self.mend,
+            self.mending,
             self.start,
             self.see,
             self.short,

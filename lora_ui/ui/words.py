@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from lora_ui import errors
+from lora_ui.methods import Method
 from lora_ui.presets import Preset
 from lora_ui.settings import SettingsField
 
@@ -18,7 +19,7 @@ TABLE = Path(__file__).with_name("words.yaml")
 
 @functools.cache
 def table() -> dict[str, Any]:
-    """`{words: {key: [English, Chinese]}, sentences: {English template: Chinese}, fields, presets, errors: {class: [message, cause, fix]}}`."""
+    """`{words: {key: [English, Chinese]}, sentences: {English template: Chinese}, fields, presets, methods, errors: {class: [message, cause, fix]}}`."""
     with TABLE.open(encoding="utf-8") as f:
         return yaml.load(f, yaml.CSafeLoader)
 
@@ -47,6 +48,12 @@ class Words:
         """(title, summary); presets that the person saved have only their own words."""
         known = None if preset.own or self.language == "en" else table()["presets"].get(preset.name)
         return tuple(known) if known else (preset.title, preset.summary)
+
+    def method(self, method: Method) -> tuple[str, str, str, str, str]:
+        """(title, family, what it does, what it trades, when to pick it)."""
+        if self.language == "en":
+            return method.title, method.family, method.does, method.trades, method.pick
+        return tuple(table()["methods"][method.key])
 
     def say(self, said: errors.Say | dict[str, Any]) -> str:
         """A sentence of the core: a `Say`, or its dict (`text`, or `reason` in a decision). Unknown templates stay English."""

@@ -22,7 +22,7 @@ from lora_ui.worker import place
 
 STAGING = ".staging"
 MANIFEST = "manifest.json"
-_TO_GO_ON = ("*.pt", "*.pth", "trainer_state.json", "counters.json", MANIFEST, "README.md")
+_TO_GO_ON = ("*.pt", "*.pth", "trainer_state.json", "counters.json", "live.safetensors", MANIFEST, "README.md")
 """Files of a save point that only its run needs, and PEFT's card: ours is written when the adapter is published."""
 _ON_THE_WAY = (
     "training.per_device_train_batch_size",

@@ -17,7 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft.tuners.lycoris_utils import LycorisLayer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -30,7 +30,7 @@ from trl.trainer import utils as fused
 from lora_ui import memory, settings
 from lora_ui.memory import Step
 from lora_ui.settings import Settings
-from lora_ui.worker import attention, head, load
+from lora_ui.worker import attention, head, load, methods
 
 STAGES = 5
 
@@ -104,7 +104,7 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     dtype = getattr(torch, step.dtype)
     model = _model(config, chosen, dtype, step)
     mixed = dtype != torch.float32
-    adapters = dtype if memory.quantised(chosen) and mixed else torch.float32
+    adapters = dtype if memory.narrow(chosen) and mixed else torch.float32
     names = ("_forward_tile", "_backward_tile", "_addmm_fp32") if step.device == "cuda" else ()
     ends = torch.arange(0, step.tokens + 1, step.length, dtype=torch.int32)
     known = {"cu_seq_lens_q": ends, "max_length_q": step.length} if step.attention == memory.VARLEN else {}
@@ -119,12 +119,15 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
             model.enable_input_require_grads()
         fused.add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         model.train()
+        for module in model.modules():
+            if isinstance(module, LycorisLayer):
+                module.training = False  # it would draw a number to see whether it is dropped, which is never
         learning = [p for p in model.parameters() if p.requires_grad]
-        optimizer = _optimizer(learning, chosen.training.optim)
+        optimizer = _optimizer(learning, memory.optimizer(chosen))
         live = Live()
         for tensor in (*model.parameters(), *model.buffers()):
             live.add(tensor)
-        adapter = sum(p.nbytes for p in learning)
+        adapter = sum(p.nbytes for name, p in model.named_parameters() if p.requires_grad or "lora_A" in name)
         weights, gradients = live.now - adapter, 0
         shape = (1, step.tokens) if step.packed or step.attention == memory.VARLEN else (step.rows, step.length)
         ids = torch.zeros(shape, dtype=torch.long)
@@ -155,7 +158,7 @@ def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype, step: S
             model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation=step.attention)
         finally:
             torch.set_default_dtype(torch.float32)
-        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **chosen.adapter.model_dump()))
+        model = methods.wrap(model, chosen.adapter, 10)
     load.spare_casts(model)
     if memory.quantised(chosen):
         head = model.get_output_embeddings()

@@ -28,6 +28,9 @@ WANTED = [*WORDS, "model*.safetensors", "model.safetensors.index.json"]
 NOT_WANTED = ["*/*", "*.fp16.safetensors"]
 """Folders inside a repository hold other formats of the same weights (`original/`, `onnx/`)."""
 
+KINDS = ("LORA", "ADALORA", "VERA", "OFT", "LOHA", "LOKR", "IA3", "HIRA", "MISS")
+"""PEFT's names of the adapters that are trained here (worker/methods.py)."""
+
 
 def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
     """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert, and then load.
@@ -72,7 +75,7 @@ def base_of_run(job: Job, run_id: str) -> Path:
 
 
 def adapter_folder(home: Home, run_id: str, base_model: str | None = None, folder: Path | None = None) -> Path:
-    """A run's adapter, or the one in `folder`, checked to be a plain LoRA in safetensors (trained on `base_model`, if given).
+    """A run's adapter, or the one in `folder`, checked to be of a kind that is offered, in safetensors (trained on `base_model`, if given).
 
     Raises NoSuchJob, NothingTrained, AdapterUnsuitable.
     """
@@ -80,8 +83,8 @@ def adapter_folder(home: Home, run_id: str, base_model: str | None = None, folde
     config = read_json(folder / "adapter_config.json")
     if config is None or not (folder / "adapter_model.safetensors").is_file():
         raise errors.NothingTrained(id=run_id, state="without an adapter")
-    if config.get("peft_type") != "LORA" or config.get("auto_mapping") or config.get("megatron_config"):
-        raise errors.AdapterUnsuitable(name=run_id, detail=Say("It is not a plain LoRA adapter."))
+    if config.get("peft_type") not in KINDS or config.get("auto_mapping") or config.get("megatron_config"):
+        raise errors.AdapterUnsuitable(name=run_id, detail=Say("It is no adapter of a kind that is offered here."))
     trained_on = read_json(home.run(run_id) / "job.json")["params"]["settings"]["model"]["base_model"]
     if base_model not in (None, trained_on):
         raise errors.AdapterUnsuitable(name=run_id, detail=Say("It was trained on {model}.", model=trained_on))

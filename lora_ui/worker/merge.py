@@ -81,7 +81,7 @@ def save(model: PeftModel, folder: Path, building: Path, job: Job) -> Say | None
     """Write `model` (the base in `folder` with its adapter; unusable afterwards) merged into the new folder `building`, bit for bit as
     `merge_and_unload` and `save_pretrained` do. Returns why the whole model was in memory, or None. Raises MergeFailed, DiskFull, Stopped."""
     layers = {name: module for name, module in model.get_base_model().named_modules() if isinstance(module, LoraLayer)}
-    usual = all(type(layer) is Linear and not any(layer.lora_bias.values()) for layer in layers.values())
+    usual = bool(layers) and all(type(layer) is Linear and not any(layer.lora_bias.values()) for layer in layers.values())
     try:
         plain = model.merge_and_unload(adapter_names=[] if usual else None)  # merging none of them only takes the layers out
     except ValueError as e:

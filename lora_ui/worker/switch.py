@@ -58,7 +58,9 @@ class SwitchedModel:
 
     def __init__(self, model: PreTrainedModel):
         self.model: PreTrainedModel | PeftModel = model.eval()
-        self.adapters: list[str] = []
+        self.adapters: dict[str, Path] = {}
+        self._there: dict[str, bool] = {}
+        """Those in memory now, and whether each takes no other beside it."""
         self.answering = 0
         self._one = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._counting = threading.Lock()
@@ -82,45 +84,51 @@ class SwitchedModel:
                 self.answering -= 1
 
     def _load(self, name: str, folder: Path) -> None:
-        if name in self.adapters:
+        if name in self._there:
             return
         self._activate(None)
         config = PeftConfig.from_pretrained(str(folder))
-        lean = config.bias == "none"
-        if not lean:
-            self._unload_biased()
+        alone = config.peft_type != "LORA"
+        lean = not alone and config.bias == "none"
+        self._make_room(alone, lean)
         if not isinstance(self.model, PeftModel):  # not from_pretrained: when that fails, half an adapter stays in the base
             self.model = PeftModel(self.model, config, adapter_name=name, low_cpu_mem_usage=lean)
         try:
             # without `assign`, biases are written into the parameters that `_biases` remembers
             self.model.load_adapter(str(folder), adapter_name=name, low_cpu_mem_usage=lean)
         except Exception:
-            if not self.adapters:
+            if not self._there:
                 self.model = self.model.unload()
             elif name in self.model.peft_config:
                 self.model.delete_adapter(name)
             raise
         self.model.eval()
-        if not lean:  # such an adapter overwrites the base's own biases
+        if not lean and not alone:  # such an adapter overwrites the base's own biases
             self._biases[name] = self._copy_biases()
             self._put_biases(None)
-        self.adapters.append(name)
+        self._there[name] = alone
+        self.adapters[name] = folder
         self.model.base_model.disable_adapter_layers()
         self._active = None
 
-    def _unload_biased(self) -> None:
-        """PEFT takes one adapter with biases at a time: the one before makes room, and is loaded anew when asked for."""
-        for name in [name for name in self._biases if name]:
+    def _make_room(self, alone: bool, lean: bool) -> None:
+        """PEFT takes one adapter with biases at a time, and of the kinds besides LoRA one of all: those before go, and are loaded anew when
+        they are asked."""
+        going = list(self._there) if alone or any(self._there.values()) else [] if lean else [name for name in self._biases if name]
+        if going and len(going) == len(self._there):
             assert isinstance(self.model, PeftModel)
-            self.model.delete_adapter(name)
-            self.adapters.remove(name)
-            del self._biases[name]
-        if isinstance(self.model, PeftModel) and not self.adapters:
             self.model = self.model.unload()
+        for name in going:
+            if isinstance(self.model, PeftModel):
+                self.model.delete_adapter(name)
+            del self._there[name]
+            self._biases.pop(name, None)
 
     def _activate(self, name: str | None) -> None:
         if name == self._active:
             return
+        if name and name not in self._there:
+            self._load(name, self.adapters[name])
         assert isinstance(self.model, PeftModel)
         if name is None:
             self.model.base_model.disable_adapter_layers()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import errors, machine, memory, metrics, settings
+from lora_ui import errors, machine, memory, methods, metrics, settings
 from lora_ui.data import prepared
 from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
@@ -34,10 +34,10 @@ def run(job: Job) -> dict[str, Any]:
 
     job.check()  # each of these takes seconds on a slow disk
     from datasets import disable_progress_bars
-    from peft import LoraConfig, get_peft_model
 
     job.check()
     from lora_ui.worker import attention, load, prepare, speed
+    from lora_ui.worker import methods as adapters
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
 
@@ -59,6 +59,8 @@ def run(job: Job) -> dict[str, Any]:
 
     job.phase("load")
     folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
+    for problem in methods.problems(chosen, read_json(folder / "config.json")):
+        raise problem
 
     # What the machine decides, once; a resumed run keeps it.
     said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder, known is not None)
@@ -75,9 +77,8 @@ def run(job: Job) -> dict[str, Any]:
     four = decided.get(memory.PRECISION, chosen.model.load_in_4bit)  # a run that began before this was decided does not say it
     model = load.load_model(folder, dtype, four, chosen.model.load_in_8bit, decided[ATTENTION])
     load.keep_gradients(model)
-    adapter = chosen.adapter.model_dump()
     torch.manual_seed(chosen.training.seed)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
+    model, first = adapters.adapt(job, model, chosen, decided["total_steps"], last_good)
     load.spare_casts(model)
     trainable, everything = model.get_nb_trainable_parameters()
 
@@ -85,13 +86,20 @@ def run(job: Job) -> dict[str, Any]:
     _forget_later_points(job.folder / "metrics.jsonl", last_good)
     watch = Watch(job, chosen.evaluation.early_stopping_patience if held_out else 0)
     trainer = SavingTrainer(
-        model=model, args=arguments, train_dataset=train_rows, eval_dataset=held_out, processing_class=tokenizer, callbacks=[watch]
+        model=model,
+        args=arguments,
+        train_dataset=train_rows,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        callbacks=[watch, *adapters.callbacks(chosen)],
     )
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     watch.full_speed = speed.full(job.home, here.name, decided, base, trainable, summary["train_lengths"])
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
+    trainer.chosen, trainer.first = chosen, first
     trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
-    if dtype != torch.bfloat16:  # TRL makes the adapters of a quantised base bfloat16, which fp16's gradient scaler cannot take
+    # TRL makes the adapters of a quantised base bfloat16: fp16's gradient scaler cannot take it, and numbers near one would stand still
+    if dtype != torch.bfloat16 or not memory.narrow(chosen):
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 

@@ -14,7 +14,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from trl import SFTTrainer
 
 from lora_ui.home import read_json, write_json
-from lora_ui.worker import checkpoints, disk, head
+from lora_ui.settings import Settings
+from lora_ui.worker import checkpoints, disk, head, methods
 from lora_ui.worker.callbacks import Watch
 
 COUNTERS = "counters.json"
@@ -31,6 +32,9 @@ class SavingTrainer(SFTTrainer):
     """Their digest."""
     base_model: str | None
     """The Hub's name of it, if it has one."""
+    chosen: Settings
+    first: methods.Weights
+    """First values that were taken out of the base."""
     testing = False
     """Whether a test is under way, after the first step."""
 
@@ -51,9 +55,14 @@ class SavingTrainer(SFTTrainer):
         else:
             self.train(resume_from_checkpoint=str(point) if point else None)
 
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        self.optimizer = methods.optimizer(self, self.chosen)
+        return super().create_optimizer(model)
+
     def evaluate(self, *args: Any, **named: Any) -> dict[str, float]:
         self.testing = self.state.global_step > 0
-        found: dict[str, float] = super().evaluate(*args, **named)
+        with methods.without_penalty(self.model):
+            found: dict[str, float] = super().evaluate(*args, **named)
         self.testing = False
         return found
 
@@ -103,6 +112,7 @@ class SavingTrainer(SFTTrainer):
             with disk.explained(folder.parent):
                 super()._save_checkpoint(model, trial)
                 (staged / "training_args.bin").unlink(missing_ok=True)  # a pickle with absolute paths; nothing here reads it
+                methods.keep(staged, self.model, self.first)
                 write_json(staged / COUNTERS, self._counters())
                 point = checkpoints.commit(staged, folder, step, self.settings)
                 checkpoints.publish_adapter(point, folder.with_name("adapter"), self.base_model)
@@ -118,7 +128,8 @@ class SavingTrainer(SFTTrainer):
 
     def _size(self) -> int:
         """Bytes of a save point: the adapter, two states of the optimizer for each weight, and the tokenizer."""
-        return sum(p.numel() * (p.element_size() + 8) for p in self.model.parameters() if p.requires_grad) + 20_000_000
+        adapter = 4 * sum(one.nbytes for one in self.first.values())
+        return sum(p.numel() * (p.element_size() + 8) for p in self.model.parameters() if p.requires_grad) + adapter + 20_000_000
 
     def _counters(self) -> dict[str, Any]:
         """What the trainers count between two points and transformers does not save; floats come back bit for bit."""
@@ -143,16 +154,19 @@ class SavingTrainer(SFTTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """The learning rate is the one of now, which may be half of the one that was saved; where in its curve it is stays."""
         super()._load_optimizer_and_scheduler(checkpoint)
-        rate = self.args.learning_rate
-        for group in self.optimizer.param_groups:
-            group["lr"], group["initial_lr"] = group["lr"] * (rate / group["initial_lr"]), rate
-        self.lr_scheduler.base_lrs = [rate for _ in self.lr_scheduler.base_lrs]
-        self.lr_scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]  # what the next point says
+        assert self.optimizer is not None
+        groups = self.optimizer.param_groups
+        changed = self.args.learning_rate / groups[0]["initial_lr"]  # LoRA+ gives groups rates of their own, in a ratio that stays
+        for group in groups:
+            group["lr"], group["initial_lr"] = group["lr"] * changed, group["initial_lr"] * changed
+        self.lr_scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        self.lr_scheduler._last_lr = [group["lr"] for group in groups]  # what the next point says
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         """PEFT turns every loaded adapter to float32; TRL trains that of a quantised base in bfloat16."""
         before = {name: p.dtype for name, p in self.model.named_parameters() if p.requires_grad}
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        if not methods.restore(self.model, Path(resume_from_checkpoint)):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
         for name, parameter in self.model.named_parameters():
             if name in before:
                 parameter.data = parameter.data.to(before[name])

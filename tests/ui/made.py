@@ -93,7 +93,7 @@ def ended(home: Home, state: str, name: str = "", step: int = STEPS, best: float
     if state in ("finished", "stopped"):
         (home.run(id) / "adapter").mkdir()
         (home.run(id) / "adapter" / "adapter_model.safetensors").write_bytes(os.urandom(30_000))
-        (home.run(id) / "adapter" / "adapter_config.json").write_text("{}")
+        (home.run(id) / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 16}')
     (home.run(id) / "log.txt").write_text("".join(f"line {n} of the log\n" for n in range(700)))
     Jobs(home.database).ended(id, state, {**error.as_dict(), "traceback": "Traceback: …"} if error else None, result)
     return id

@@ -31,7 +31,7 @@ def test_a_hostile_name_or_path_stays_one_word_in_code_to_copy(home, t):
     compile(ship_cards.python(shown), "copied", "exec")
     import shlex
 
-    assert shlex.split(ship_cards.vllm(shown))[-1] == f"{shown['id']}={shown['adapter_path']}"
+    assert shlex.split(ship_cards.vllm(t, shown))[-1] == f"{shown['id']}={shown['adapter_path']}"
     assert shlex.split(ship_cards.ollama(t, shown).splitlines()[0])[1] == "FROM /tmp/$(touch x)/merged"
 
 

@@ -6,7 +6,8 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from lora_ui import presets, settings, ways
+from lora_ui import methods, presets, settings, ways
+from lora_ui.errors import Say
 from lora_ui.home import Home
 from lora_ui.memory import Rows, another
 from lora_ui.models import catalogue
@@ -107,6 +108,37 @@ def test_a_field_that_changes_nothing_is_out_of_reach_with_its_reason(app_of, vi
     expect(warm.locator("input, textarea").first).to_be_enabled()
     expect(page.locator("#set-training-lr_scheduler_type")).not_to_have_class(re.compile("lu-changed"))
     expect(page.locator("#expert")).to_contain_text(t("train.expert", n=0))
+
+
+def choose(page, title):
+    page.locator("#method input").click()
+    page.get_by_role("option", name=re.compile(f"^{re.escape(title)} ")).click()
+
+
+def test_how_to_adapt_is_one_choice_and_what_does_not_go_with_it_is_mended_by_a_click(app_of, visit, home):
+    page, t = visit()
+    trained_on(page, app_of(home))
+    method = methods.all_methods()["dora"]
+    expect(page.locator("#method input")).to_have_value(re.compile("^LoRA "))
+    choose(page, "DoRA")
+    expect(page.locator("#method-about")).to_contain_text(method.does)
+    expect(page.locator("#method-about a")).to_have_attribute("href", method.link)
+    expect(page.locator("#changed [data-undo='adapter.use_dora']")).to_be_visible()
+    page.locator("#expert > button, #expert .label-wrap").first.click()
+    page.locator("#set-model-load_in_8bit input").check()
+    expect(page.locator("#start")).to_be_disabled()
+    expect(page.locator("#plan")).to_contain_text(method.refused[0].why)
+    page.locator("#mend").click()
+    expect(page.locator("#start")).to_be_enabled()
+    expect(page.locator("#mend")).to_be_hidden()
+    expect(page.locator("#set-model-load_in_4bit input")).to_be_checked()
+    choose(page, "LoRA-FA")
+    expect(page.locator("#set-training-optim")).to_contain_text(
+        t("form.idle", why=t.say(Say(methods.all_methods()["lorafa"].idle["training.optim"])))
+    )
+    expect(page.locator("#set-adapter-use_dora input")).not_to_be_checked()
+    page.locator("#changed [data-undo='adapter.method']").click()
+    expect(page.locator("#method input")).to_have_value(re.compile("^QLoRA "))
 
 
 def test_a_learning_rate_is_written_back_one_way(app_of, visit, home):

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 import lora_ui
-from lora_ui import data, errors, presets, settings
+from lora_ui import data, errors, methods, presets, settings
 from lora_ui.errors import Say
 from lora_ui.home import Home
 from lora_ui.ui.words import TABLE, Words, table
@@ -47,8 +47,12 @@ def say_templates() -> Iterator[tuple[str, str]]:
                     continue
                 if isinstance(first, ast.Constant):
                     yield f"{path.name}:{node.lineno}", first.value
-                elif path.parent.name != "errors":
+                elif path.parent.name != "errors" and path.name != "methods.py":
                     pytest.fail(f"{path.name}:{node.lineno}: Say takes a literal template, so that it can be translated")
+
+    for key, method in methods.all_methods().items():
+        for said in (*(text for rule in method.refused for text in (rule.why, rule.instead)), *method.idle.values()):
+            yield f"methods.yaml: {key}", said
 
 
 def test_every_word_has_both_languages_with_the_same_placeholders() -> None:
@@ -147,6 +151,7 @@ def test_every_setting_and_preset_speaks_chinese(tmp_path: Path) -> None:
     assert set(table()["fields"]) == {f.key for f in settings.fields()}
     ours = {p.name for p in presets.all_presets(Home.open(tmp_path))}
     assert set(table()["presets"]) == ours
+    assert {key: len(words) for key, words in table()["methods"].items()} == dict.fromkeys(methods.all_methods(), 5)
     zh = Words("zh")
     assert all(zh.field(f) != (f.title, f.description) for f in settings.fields())
 

@@ -1,4 +1,4 @@
-"""Switching in place, where an adapter brings biases of its own along."""
+"""Switching in place, where an adapter brings biases of its own along, or is of a kind that stands alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
+from lora_ui.settings import AdapterSettings
+from lora_ui.worker import methods
 from lora_ui.worker.switch import Answer, SwitchedModel, pick
+from tests.tiny import tiny_model
 
 PROMPT = [5, 6, 7]
 
@@ -49,6 +52,33 @@ def test_biases_are_switched_with_their_adapter(tmp_path: Path) -> None:
         answer = Answer(name, PROMPT, most=1, ends=frozenset(), temperature=0)
         assert list(switched.answer(answer)) == [[int(expected[name].argmax())]]
         assert torch.allclose(logits(switched.model), expected[name], atol=1e-4), name
+
+
+def test_an_adapter_of_any_kind_takes_its_turn(tmp_path: Path) -> None:
+    """Of these kinds PEFT holds one at a time; who is asked is loaded anew, also between two pieces of answers."""
+    base = tiny_model(tmp_path / "base")
+    expected: dict[str | None, torch.Tensor] = {None: logits(AutoModelForCausalLM.from_pretrained(base))}
+    folders = {}
+    for kind in ("lora", "vera", "oft", "adalora", "ia3", "miss"):
+        made = AutoModelForCausalLM.from_pretrained(base)
+        model = methods.wrap(made, AdapterSettings(method=kind, r=4, block_size=16), 10)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data += 0.3 * torch.randn_like(parameter)
+        folders[kind] = tmp_path / kind
+        model.save_pretrained(folders[kind])
+        expected[kind] = logits(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folders[kind]))
+    switched = SwitchedModel(AutoModelForCausalLM.from_pretrained(base))
+    for kind, folder in folders.items():
+        switched.load(kind, folder)
+    assert list(switched.adapters) == list(folders)
+    for name in ("lora", None, "vera", "adalora", None, "oft", "ia3", "lora", "miss", None):
+        answer = Answer(name, PROMPT, most=1, ends=frozenset(), temperature=0)
+        assert list(switched.answer(answer)) == [[int(expected[name].argmax())]], name
+        assert torch.allclose(logits(switched.model), expected[name], atol=1e-4), name
+    one, other = (switched.answer(Answer(name, PROMPT, most=3, ends=frozenset(), temperature=0)) for name in ("vera", "oft"))
+    assert next(one) and next(other)
+    assert sum(len(said) for said in one) == 2
 
 
 def test_pick_draws_only_from_the_likeliest_tokens() -> None:

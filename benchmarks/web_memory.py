@@ -1,5 +1,5 @@
 """Resident memory of the page's process: when it answers, and after every page was opened in both languages in headless Chromium, with a
-thousand rows read and a finished run. Promise: under 400 MiB. Needs a chromium program. Prints one line."""
+thousand rows read and a finished run. Promise: under 400 MiB. Needs a chromium program. `--rounds N`. Prints one line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lora_ui.ui.door import CHINESE  # noqa: E402
 from tests.tiny import tiny_model, tiny_run  # noqa: E402
 
 RUN = "calm-otter-000001"
-ROUNDS = 3
+ROUNDS = int(sys.argv[sys.argv.index("--rounds") + 1]) if "--rounds" in sys.argv else 3
 OFFLINE = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1"}
 """The rows are counted in a process of their own; here that fails soon instead of fetching a model."""
 

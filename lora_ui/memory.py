@@ -40,6 +40,8 @@ BY_ITSELF = {"llama", "mistral", "granite", "smollm3", "qwen2", "qwen3", "olmo2"
 EVERY: dict[Any, int] = {False: 0, "half": 2, True: 1}
 """Which layers' things are worked out twice by each value of it, the fastest first: none, every second, every one."""
 PRECISION = "model.load_in_4bit"
+BY_FIT = (PRECISION, CHECKPOINTING, "training.per_device_train_batch_size", "training.gradient_accumulation_steps")
+"""What follows from the memory of a place."""
 FOUR_BIT = 0.516
 """Bytes of a number in NF4 with doubly quantised constants."""
 

@@ -130,6 +130,8 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         decided["data.row_limit"] = presets.used_rows(chosen, used, on.dataset.report["kept"])
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     time = _time(on, chosen, base, decided, _finished(home))
+    fits = memory_of(home, base, chosen, on.rows, on.places(gpu_memory))
+    elsewhere = fits["decisions"] if fits and gpu_memory else {}
     return {
         "name": on.dataset.name,
         "digest": on.dataset.digest,
@@ -149,10 +151,10 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         "explanation": counts["explanation"].as_dict() if counts else None,
         "device": here.device,
         "device_name": here.name,
-        "memory": memory_of(home, base, chosen, on.rows, on.places(gpu_memory)),
+        "memory": fits,
         "predicted_bytes": memory.measurable(needed, here.device) if needed else None,
         "calibration": on.places(None)[0].factor,
-        "decisions": {key: decision.as_dict() for key, decision in decided.items()},
+        "decisions": {key: decision.as_dict() for key, decision in decided.items()} | elsewhere,
         "idle": {key: reason.as_dict() for key, reason in effects.idle(chosen, base).items()},
         "in_vain": {key: reason.as_dict() for key, reason in effects.in_vain(chosen, base).items()},
         "findings": [_finding(problem) for problem in problems(home, on)],
@@ -202,20 +204,22 @@ def _time(
 def memory_of(
     home: Home, base: models.BaseModel, chosen: settings.Settings, rows: memory.Rows, places: list[memory.Place]
 ) -> dict[str, Any] | None:
-    """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, places` (each with its own verdict)
-    and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is not known."""
-    settled = [(memory.settle(base, chosen, rows, place)[1], place) for place in places]
-    judged = [(memory.verdict(needed, place), needed, place) for needed, place in settled if needed]
+    """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, decisions` (what follows from that
+    place), `places` (each with its own verdict) and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is
+    not known."""
+    settled = [(*memory.settle(base, chosen, rows, place), place) for place in places]
+    judged = [(memory.verdict(needed, place), decided, needed, place) for decided, needed, place in settled if needed]
     if not judged:
         return None
-    verdict, needed, best = min(judged, key=lambda one: memory.VERDICTS.index(one[0]))
+    verdict, decided, needed, best = min(judged, key=lambda one: memory.VERDICTS.index(one[0]))
     return {
         "verdict": verdict,
         "predicted_bytes": sum(needed.values()),
         "available_bytes": best.whole,
         "items": needed,
+        "decisions": {key: decided[key].as_dict() for key in memory.BY_FIT},
         "calibration": said.as_dict() if (said := calibration.said(best)) else None,
-        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": one} for one, _, place in judged],
+        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": one} for one, _, _, place in judged],
         "ways": [way.as_dict() for way in ways.ways(base, chosen, rows, best, models.catalogue(home))] if verdict == "no" else [],
     }
 

@@ -96,7 +96,7 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
         "verdict": found.get("verdict"),
         "predicted_bytes": found.get("predicted_bytes"),
         "available_bytes": places[0].whole,
-        "items": found.get("items", {}),
+        **{name: found.get(name, {}) for name in ("items", "decisions")},
         "calibration": found.get("calibration"),
         "places": found.get("places", []),
         "advice": found.get("ways", []),

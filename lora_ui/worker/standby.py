@@ -20,9 +20,12 @@ import pyarrow  # noqa: F401
 
 def main() -> int:
     threading.Thread(target=_prepare, daemon=True).start()
-    line = sys.stdin.readline()
+    try:
+        line = sys.stdin.readline()
+    except ConnectionResetError:
+        line = ""
     if not line:
-        os._exit(0)  # whoever started it is gone
+        os._exit(0)  # whoever started it is gone, having heard `ready` or not
     told = json.loads(line)
     folder = Path(told["folder"])
     os.environ[told["mark"][0]] = told["mark"][1]

@@ -280,9 +280,9 @@ def parameters(config: dict[str, Any], adapter: AdapterSettings) -> dict[str, An
 
 # How long
 
-CPU_EFFICIENCY = 0.3
-"""Share of the machine's matrix speed that a training step reaches: 0.42 bare, less what trainer, tests and neighbours take
-(measured on 2 cores with SmolLM2-135M, packed to 1,024 tokens)."""
+CPU_EFFICIENCY = {"float32": 0.35, "bfloat16": 0.65}
+"""Share of the machine's speed in float32 that a training step reaches: 0.57 and with AMX 1.2 bare and on one core, less what other
+cores bring less, and what trainer, tests and neighbours take (measured with SmolLM2-135M, packed to 512 tokens)."""
 START_SECONDS = 25.0
 """Importing the libraries and loading the model, on a CPU."""
 
@@ -306,7 +306,7 @@ def estimate(
     flops = step_flops(base, trainable)
     if flops is None:
         return {"seconds": None, "basis": Say("unknown until the first steps")}
-    speed = cpu_flops() * CPU_EFFICIENCY / flops
+    speed = cpu_flops() * CPU_EFFICIENCY[machine.dtype] / flops
     return {"seconds": START_SECONDS + tokens / speed, "basis": Say("from this machine's measured speed")}
 
 

@@ -100,7 +100,7 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
         "calibration": found.get("calibration"),
         "places": found.get("places", []),
         "advice": found.get("ways", []),
-        "tokens_per_second": fit.cpu_flops() * fit.CPU_EFFICIENCY / flops if on_cpu and flops else None,
+        "tokens_per_second": fit.cpu_flops() * fit.CPU_EFFICIENCY[places[0].dtype] / flops if on_cpu and flops else None,
         "trainable_parameters": counts["trainable_parameters"] if counts else None,
         "all_parameters": counts["all_parameters"] if counts else base.parameters,
         "share": counts["share"] if counts else None,

@@ -42,8 +42,12 @@ class SavingTrainer(SFTTrainer):
         super().__init__(*args, **named)
         model = self.model.train()  # a loaded base model is not yet, while PEFT's module around it is
         walk = model.train
-        # Asked for at every micro-step, and a walk over thousands of modules
+        # Both are asked for at every micro-step, and are walks over thousands of modules
+        self._numbers = model.num_parameters(exclude_embeddings=True)
         model.train = lambda mode=True: model if model.training == mode else walk(mode)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        return int(6 * inputs["input_ids"].numel() * self._numbers)
 
     def go_on(self, point: Path | None) -> None:
         """Train to the end, from the start or from a save point. One of the last step is only loaded: transformers would train a step

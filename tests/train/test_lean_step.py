@@ -89,6 +89,9 @@ def test_a_model_that_learns_already_is_not_walked_through_again(tmp_path):
         trainer.model.train()
     trainer.model.eval()
     assert walked == [False, True, False]
+    counted = SFTTrainer.floating_point_ops(trainer, {"input_ids": torch.zeros(2, 5)})
+    trainer.model.num_parameters = lambda **_: walked.append("numbers")
+    assert trainer.floating_point_ops({"input_ids": torch.zeros(2, 5)}) == counted > 0 and "numbers" not in walked
 
 
 @pytest.mark.parametrize("more", [{}, {"packing": True, "eval_packing": False}, {"loss_type": "dft"}], ids=["padded", "packed", "dft"])

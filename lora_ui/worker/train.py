@@ -74,7 +74,7 @@ def run(job: Job) -> dict[str, Any]:
     model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
     load.keep_gradients(model)
     torch.manual_seed(chosen.training.seed)
-    model, first = adapters.adapt(job, model, chosen, decided["total_steps"], last_good)
+    model, first = adapters.adapt(job, model, chosen, train_rows, decided["total_steps"], last_good)
     trainable, everything = model.get_nb_trainable_parameters()
 
     arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))

@@ -247,8 +247,8 @@ def gigabytes(count: float) -> str:
 
 
 def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | None:
-    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step, and
-    `calibration` where runs have shown that it is more or less; None for a family whose shape is not known here."""
+    """Bytes of weights, adapter, gradients, optimizer, activations, logits, context and margin at the peak of a training step,
+    `preparing` where what comes before it takes more, and `calibration` where runs have shown that it is more or less; None for a family whose shape is not known here."""
     model = fit.shape(base.config) if base.config else None
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     if model is None or counts is None:
@@ -260,14 +260,24 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
         "weights": _weights(model, chosen, step),
         "adapter": counts["adapter_parameters"] * (number + (2 if _mixed(chosen, step) else 0)),
         "gradients": trainable * number,
-        "optimizer": round(trainable * state_bytes(optimizer(chosen), number)),
+        "optimizer": round(trainable * (state_bytes(optimizer(chosen), number) + _known(chosen, number))),
         "activations": activations,
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
     }
+    if more := _preparing(model, chosen, step) - sum(found[name] for name in ("adapter", "gradients", "optimizer", "activations")):
+        found |= {"preparing": more} if more > 0 else {}
     if step.factor != 1:
         found["calibration"] = round((step.factor - 1) * measurable(found, step.device))
     return {**found, "margin": 100_000_000 + sum(found.values()) // 25}
+
+
+def _preparing(model: Shape, chosen: Settings, step: Step) -> int:
+    """Bytes beside the weights while LoRA-GA works out the gradient of every weight."""
+    if chosen.adapter.init_lora_weights != "lora_ga":
+        return 0
+    targets = fit.adapted(model, chosen.adapter.target_modules) or model.linears
+    return model.layers * step.bytes * sum(one.inputs * one.outputs for one in targets)
 
 
 def verdict(needed: dict[str, int], place: Place) -> str:
@@ -321,6 +331,11 @@ def optimizer(chosen: Settings) -> str:
 def state_bytes(optimizer: str, number: int) -> float:
     """Bytes of the optimizer's memory for each number that learns."""
     return 2 if "8bit" in optimizer else 0.1 if optimizer == "adafactor" else 2 * number
+
+
+def _known(chosen: Settings, number: int) -> int:
+    """Bytes that AdaLoRA remembers about the use of each number that learns."""
+    return 3 * number if chosen.adapter.method == "adalora" else 0
 
 
 def _weights(model: Shape, chosen: Settings, step: Step) -> int:

@@ -15,7 +15,7 @@ from lora_ui.errors import Say
 from lora_ui.home import REPOSITORY
 from lora_ui.settings import Settings
 
-MOVE_THE_BASE = ("pissa", "olora")
+MOVE_THE_BASE = ("pissa", "olora", "lora_ga")
 """First values that take a part out of the base; what is saved has twice the rank."""
 
 
@@ -109,16 +109,17 @@ def _at(groups: dict[str, Any], place: str) -> Any:
 
 def _holds(place: str, wanted: Any, chosen: Settings, config: dict[str, Any] | None) -> bool:
     """Whether a setting (or `model_type` of the base) is `wanted`: a value, one of a list, set (not its default), odd, wide (more than the
-    smallest side of the weights that learn), deep (more than their smallest input), or uneven (no divisor of all their inputs)."""
+    smallest side of the weights that learn), twice wide (more than half of it), deep (more than their smallest input), or uneven (no divisor of all their inputs)."""
     value: Any = (config or {}).get("model_type") if place == "model_type" else _at(chosen.model_dump(), place)
     if wanted == "set":
         return bool(value != next(field.default for field in settings.fields() if field.key == place))
     if wanted == "odd":
         return bool(value % 2)
-    if wanted in ("wide", "deep", "uneven"):
+    if wanted in ("wide", "twice wide", "deep", "uneven"):
         model = fit.shape(config or {})
         targets = (fit.adapted(model, chosen.adapter.target_modules) if model else None) or ()
         if wanted == "uneven":
             return any(one.inputs % value for one in targets)
-        return any(value > one.inputs or (wanted == "wide" and value > one.outputs) for one in targets)
+        rank = 2 * value if wanted == "twice wide" else value
+        return any(rank > one.inputs or (wanted != "deep" and rank > one.outputs) for one in targets)
     return bool(value in wanted if isinstance(wanted, list) else value == wanted)

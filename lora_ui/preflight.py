@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ui import calibration, data, effects, errors, fit, machine, memory, methods, models, presets, settings, ways
+from lora_ui import calibration, data, effects, errors, fit, learned, machine, memory, methods, models, presets, settings, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Job, Jobs
@@ -147,6 +147,7 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         "basis": time["basis"].as_dict(),
         "trainable_parameters": counts["trainable_parameters"] if counts else None,
         "all_parameters": counts["all_parameters"] if counts else None,
+        "adapter_bytes": saved_bytes(chosen, counts, here.dtype) if counts else None,
         "share": counts["share"] if counts else None,
         "explanation": counts["explanation"].as_dict() if counts else None,
         "device": here.device,
@@ -268,6 +269,15 @@ def problems(home: Home, on: Ground) -> list[errors.LoraUIError]:
     if memory.quantised(chosen) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what="4-bit and 8-bit", device="Apple GPUs"))
     return found
+
+
+def saved_bytes(chosen: settings.Settings, counts: dict[str, Any], dtype: str) -> int:
+    """About how large the file of the adapter will be, trained in `dtype`: its numbers, twice where what it took out of the base is saved
+    with it, and of AdaLoRA's those that are left."""
+    share = 2.0 if chosen.adapter.init_lora_weights in methods.MOVE_THE_BASE else 1.0
+    if chosen.adapter.method == "adalora":
+        share = chosen.adapter.r / learned.first_rank(chosen.adapter.r)
+    return round(share * counts["adapter_parameters"] * (2 if memory.narrow(chosen) and dtype == "bfloat16" else 4))
 
 
 def needed_bytes(chosen: settings.Settings, base: models.BaseModel, counts: dict[str, Any] | None) -> int:

@@ -104,7 +104,7 @@ class AdapterSettings(Group):
     target_modules: Annotated[str | list[str], Ui()] = Field("all-linear", title="Layers that learn", description='Which parts of the base get an adapter; "all-linear" is the safe choice.')
     use_rslora: Annotated[bool, Ui()] = Field(False, title="Rank-stable scaling (rsLoRA)", description="Divides alpha by the square root of the rank, so that high ranks learn well.")
     use_dora: Annotated[bool, Ui()] = Field(False, title="Direction and length apart (DoRA)", description="Learns direction and length of each weight separately: a little better, clearly slower.")
-    init_lora_weights: Annotated[Literal[True, "gaussian", "orthogonal", "pissa", "olora"], Ui()] = Field(True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's; pissa and olora start from the base's own weights.")
+    init_lora_weights: Annotated[Literal[True, "gaussian", "orthogonal", "pissa", "olora", "eva", "lora_ga"], Ui()] = Field(True, title="First values", description="How the adapter starts: true is PEFT's default, gaussian the paper's; the others come from the base's own weights or from the rows.")
     block_size: Annotated[int, Ui(step=1)] = Field(32, ge=2, le=1024, title="Size of a block", description="OFT turns the inputs of a weight in blocks of this many numbers; larger blocks hold more.")
     bias: Annotated[Literal["none", "all", "lora_only"], Ui()] = Field("none", title="Biases that learn", description="Whether the base's bias terms are trained as well; none is usual.")
 

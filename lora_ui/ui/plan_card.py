@@ -7,7 +7,7 @@ from typing import Any
 from lora_ui import settings
 from lora_ui.ui import fitting, form
 from lora_ui.ui.draft import Draft
-from lora_ui.ui.shell import duration, esc, number, panel
+from lora_ui.ui.shell import duration, esc, number, panel, size
 from lora_ui.ui.words import Words
 
 UNDO = """
@@ -57,6 +57,7 @@ def _parameters(t: Words, plan: dict[str, Any]) -> str:
         return f"<p>{esc(t('train.will_parameters_unknown'))}</p>"
     share = f"{plan['share']:.4g}"
     said = t("train.will_parameters", trainable=number(plan["trainable_parameters"]), all=number(plan["all_parameters"]), share=share)
+    said += " " + t("train.will_adapter", size=size(plan["adapter_bytes"]))
     return f'<p>{esc(said)}</p><p class="muted">{esc(t.say(plan["explanation"]))}</p>'
 
 

@@ -41,12 +41,17 @@ def _varlen(
     scaling: float | None = None,
     sliding_window: int | None = None,
     *,
-    cu_seq_lens_q: torch.Tensor,
-    max_length_q: int,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    max_length_q: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """query (1, heads, tokens, size), key and value (1, key heads, tokens, size), `cu_seq_lens_q` (rows + 1); gives (1, tokens, heads,
-    size). A row sees itself up to each token, and of that the last `sliding_window` tokens."""
+    """query (1, heads, tokens, size), key and value (1, key heads, tokens, size), `cu_seq_lens_q` (rows + 1), without which it is one row;
+    gives (1, tokens, heads, size). A row sees itself up to each token, and of that the last `sliding_window` tokens."""
+    if query.shape[0] != 1:
+        raise ValueError(f"{query.shape[0]} rows beside each other: here they lie end to end")
+    if cu_seq_lens_q is None or max_length_q is None:
+        max_length_q = query.shape[2]
+        cu_seq_lens_q = torch.tensor([0, max_length_q], dtype=torch.int32, device=query.device)
     if query.is_cuda:
         dtype = torch.get_autocast_dtype("cuda") if query.dtype == torch.float32 else query.dtype
         q, k, v = (one[0].transpose(0, 1).to(dtype) for one in (query, key, value))

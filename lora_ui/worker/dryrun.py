@@ -17,6 +17,7 @@ from typing import Any
 from unittest import mock
 
 import torch
+from peft.tuners.adalora import AdaLoraModel
 from peft.tuners.lycoris_utils import LycorisLayer
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -140,6 +141,8 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
                 loss.backward()
                 gradients = sum(p.grad.nbytes for p in learning if p.grad is not None)
                 optimizer.step()
+                if isinstance(model.base_model, AdaLoraModel):
+                    model.base_model.rankallocator.update_ipt(model.base_model.model)
                 optimizer.zero_grad()
                 del loss
                 tell(3 + 2 * turn)

@@ -41,6 +41,7 @@ from lora_ui.home import read_json, write_json
 from lora_ui.learned import first_rank, ia3
 from lora_ui.methods import MOVE_THE_BASE
 from lora_ui.settings import AdapterSettings, Settings
+from lora_ui.worker import first_values
 from lora_ui.worker.job import Job
 
 LIVE = "live.safetensors"
@@ -79,7 +80,7 @@ def config(adapter: AdapterSettings, model: PreTrainedModel, steps: int) -> Peft
         case "miss":
             return MissConfig(r=rank, miss_dropout=dropout, **usual)
     chosen = adapter.model_dump(exclude={"method", "block_size"})
-    if adapter.init_lora_weights in MOVE_THE_BASE:
+    if adapter.init_lora_weights in (*MOVE_THE_BASE, "eva"):
         chosen["init_lora_weights"] = True
     return LoraConfig(task_type="CAUSAL_LM", **chosen)
 
@@ -93,10 +94,14 @@ def wrap(model: PreTrainedModel, adapter: AdapterSettings, steps: int, low_cpu_m
     return adapted
 
 
-def adapt(job: Job, model: Any, chosen: Settings, steps: int, point: Path | None) -> tuple[PeftModel, Weights]:
+def adapt(job: Job, model: Any, chosen: Settings, rows: Any, steps: int, point: Path | None) -> tuple[PeftModel, Weights]:
     """(`model` with its adapter, the first values where they were taken out of the base). A run that goes on from `point` takes the
-    same out again. Raises Stopped."""
+    same out again and does not look at `rows` a second time. Raises MethodUnsuitable, Stopped."""
+    if not point:
+        first_values.look(job, model, chosen.adapter, rows)
     adapted = wrap(model, chosen.adapter, steps)
+    if chosen.adapter.init_lora_weights == "eva" and not point:
+        first_values.eva(job, adapted, rows)
     if chosen.adapter.init_lora_weights not in MOVE_THE_BASE:
         return adapted, {}
     if point:
@@ -106,23 +111,11 @@ def adapt(job: Job, model: Any, chosen: Settings, steps: int, point: Path | None
     for done, layer in enumerate(layers):
         job.check()
         if not point:
-            _first_values(layer, str(chosen.adapter.init_lora_weights))
+            first_values.of(layer, str(chosen.adapter.init_lora_weights))
         _take_out(layer)
         job.progress(done + 1, len(layers), "layers")
     saved = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     return adapted, {name: weight.detach().cpu().clone() for name, weight in saved.items() if ".lora_A." in name or ".lora_B." in name}
-
-
-def _first_values(layer: LoraLayer, init: str) -> None:
-    """PEFT's own, which are not rounded to the format of the base when they come after the adapter was made. The base stays."""
-    base = layer.get_base_layer()
-    before = base.weight.data
-    if init == "pissa":
-        layer.pissa_init("default", init)
-    else:
-        base.weight.data = before.clone()  # PEFT works in it
-        layer.olora_init("default")
-    base.weight.data = before
 
 
 @torch.no_grad()

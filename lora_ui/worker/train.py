@@ -78,7 +78,7 @@ def run(job: Job) -> dict[str, Any]:
     model = load.load_model(folder, dtype, four, chosen.model.load_in_8bit, decided[ATTENTION])
     load.keep_gradients(model)
     torch.manual_seed(chosen.training.seed)
-    model, first = adapters.adapt(job, model, chosen, decided["total_steps"], last_good)
+    model, first = adapters.adapt(job, model, chosen, train_rows, decided["total_steps"], last_good)
     load.spare_casts(model)
     trainable, everything = model.get_nb_trainable_parameters()
 

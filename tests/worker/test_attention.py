@@ -61,6 +61,13 @@ def test_each_row_reads_only_itself(family: str) -> None:
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-3, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
 
 
+def test_a_row_alone_is_itself_and_rows_beside_each_other_are_refused() -> None:
+    alone, row = made("llama", VARLEN), rows()[3]
+    torch.testing.assert_close(alone(row, use_cache=False).logits, made("llama", "eager")(row, use_cache=False).logits)
+    with pytest.raises(ValueError, match="2 rows beside each other"):
+        alone(torch.cat([row, row]), attention_mask=torch.ones(2, row.shape[1]), use_cache=False)
+
+
 def test_a_row_changed_changes_no_other() -> None:
     model, before = made("llama", VARLEN), rows()
     after = [*before[:2], before[2].flip(1), before[3]]

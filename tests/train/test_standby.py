@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lora_ui import runs, settings, supervisor
+from lora_ui import runs, supervisor
 from lora_ui.executors import standby
 from lora_ui.executors.local import MARK, Local
 from lora_ui.executors.standby import SWITCH, Standby, wanted
@@ -188,9 +188,8 @@ def test_it_leaves_with_its_supervisor(home, monkeypatch):
 
 
 def test_out_of_memory_in_a_standby_starts_again_as_an_ordinary_worker(tmp_path):
-    half = settings.merge(wide(tmp_path), {"training": {"global_batch_size": 128, "per_device_train_batch_size": 128}})
-    folder = folder_of(Home.open(tmp_path / "home"), half, "half")
-    limit = {"PYTHONPATH": limited(tmp_path, 700_000_000), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    folder = folder_of(Home.open(tmp_path / "home"), wide(tmp_path), "wide")
+    limit = {"PYTHONPATH": limited(tmp_path, 1_200_000_000), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **limit}
     ready = Standby(environment, tmp_path / "standby.txt")
     pause = threading.Event()
@@ -200,4 +199,4 @@ def test_out_of_memory_in_a_standby_starts_again_as_an_ordinary_worker(tmp_path)
     child = ready.take(environment, folder, None)
     assert child is not None and child.wait(120) == 0
     assert outcome(folder)["state"] == "finished" and (folder / "log.txt").read_text().count("Starting again, once") == 1
-    assert read_json(folder / "decided.json")["training.per_device_train_batch_size"]["value"] == 32
+    assert read_json(folder / "decided.json")["training.per_device_train_batch_size"]["value"] == 64

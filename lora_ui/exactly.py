@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from lora_ui import calibration, errors, machine, memory, models, preflight, settings
+from lora_ui import calibration, errors, machine, memory, models, preflight, settings, settling
 from lora_ui.errors import Say
 from lora_ui.home import REPOSITORY, Home
 from lora_ui.memory import Place, Rows
@@ -45,7 +45,7 @@ def of_fit(home: Home, raw: dict[str, Any], token: str | None, gpu_memory: int |
 def check(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> Iterator[Told]:
     """(stages done, of how many, None) as it goes and at least twice a second, last with the answer: `exact_bytes`, `predicted_bytes`,
     `verdict` and `items`, each (bytes by the closed form, bytes by the dry run). Closing it ends the process. Raises DryRunFailed."""
-    decided, needed = memory.settle(base, chosen, rows, place)
+    decided, needed = settling.settle(base, chosen, rows, place)
     if needed is None:
         raise errors.DryRunFailed(detail=Say("This family of models is not described here."))
     step = memory.step_of(base, chosen, decided, rows, place)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_ui import calibration, data, effects, errors, fit, learned, machine, memory, methods, models, presets, settings, ways
+from lora_ui import calibration, data, effects, errors, fit, learned, machine, memory, methods, models, presets, settings, settling, ways
 from lora_ui.data import prepared, split
 from lora_ui.home import Home
 from lora_ui.jobs import Job, Jobs
@@ -124,7 +124,7 @@ def plan(home: Home, raw: dict[str, Any], token: str | None = None, gpu_memory: 
 def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, Any]:
     """As `plan`, of what was looked up already."""
     chosen, base, summary, here = on.chosen, on.base, on.summary, on.here
-    decided, needed = memory.settle(base, chosen, on.rows, on.places(None)[0])
+    decided, needed = settling.settle(base, chosen, on.rows, on.places(None)[0])
     used = usable_rows(home, chosen, on.dataset)
     if used < on.dataset.report["kept"]:
         decided["data.row_limit"] = presets.used_rows(chosen, used, on.dataset.report["kept"])
@@ -179,7 +179,7 @@ def glances(
         chosen = settings.parse(other)
         verdicts = []
         for place in places:
-            decided, needed = memory.settle(base or on.base, chosen, on.rows.rough(), place)
+            decided, needed = settling.settle(base or on.base, chosen, on.rows.rough(), place)
             verdicts += [memory.verdict(needed, place)] if needed else []
         seconds = _time(on, chosen, on.base, decided, before)["seconds"] if base is None else None
         said[name] = {"seconds": seconds, "verdict": min(verdicts, key=memory.VERDICTS.index, default=None)}
@@ -209,7 +209,7 @@ def memory_of(
     """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, decisions` (what follows from that
     place), `places` (each with its own verdict) and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is
     not known."""
-    settled = [(*memory.settle(base, chosen, rows, place), place) for place in places]
+    settled = [(*settling.settle(base, chosen, rows, place), place) for place in places]
     judged = [(memory.verdict(needed, place), decided, needed, place) for decided, needed, place in settled if needed]
     if not judged:
         return None
@@ -219,7 +219,7 @@ def memory_of(
         "predicted_bytes": sum(needed.values()),
         "available_bytes": best.whole,
         "items": needed,
-        "decisions": {key: decided[key].as_dict() for key in memory.BY_FIT},
+        "decisions": {key: decided[key].as_dict() for key in settling.BY_FIT},
         "calibration": said.as_dict() if (said := calibration.said(best)) else None,
         "places": [{"name": place.name, "available_bytes": place.whole, "verdict": one} for one, _, _, place in judged],
         "ways": [way.as_dict() for way in ways.ways(base, chosen, rows, best, models.catalogue(home))] if verdict == "no" else [],

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ui import memory, settings
+from lora_ui import memory, settings, settling
 from lora_ui.errors import Say
 from lora_ui.memory import Place, Rows
 from lora_ui.models import BaseModel
@@ -36,7 +36,7 @@ def ways(base: BaseModel, chosen: Settings, rows: Rows, place: Place, others: li
     """Changes that make it fit, each kind in the order of its cost. Where none is enough by itself, all of them together and the
     largest open model of `others` that fits; empty where nothing helps, and for an unknown family."""
     rows = rows.rough()
-    _, now = memory.settle(base, chosen, rows, place)
+    _, now = settling.settle(base, chosen, rows, place)
     if now is None:
         return []
     found: list[Way] = []
@@ -59,7 +59,7 @@ def ways(base: BaseModel, chosen: Settings, rows: Rows, place: Place, others: li
 
 def _tried(base: BaseModel, chosen: Settings, rows: Rows, place: Place, said: Say, change: dict[str, Any], before: int) -> Way | None:
     changed = settings.parse(settings.merge(chosen.model_dump(), change))
-    _, needed = memory.settle(base, changed, rows, place)
+    _, needed = settling.settle(base, changed, rows, place)
     if needed is None:
         return None
     total = sum(needed.values())

@@ -7,7 +7,7 @@ from typing import Any
 import psutil
 import pytest
 
-from lora_ui import errors, exactly, memory, settings
+from lora_ui import errors, exactly, memory, settings, settling
 from lora_ui.memory import Rows
 from lora_ui.models import BaseModel
 from lora_ui.worker import dryrun
@@ -40,7 +40,7 @@ def test_it_says_how_far_it_is_and_answers_as_the_dry_run_does_here() -> None:
     assert {done for done, total, _ in told if total} == set(range(dryrun.STAGES + 1))
     answer = told[-1][2]
     assert answer is not None and all(found is None for _, _, found in told[:-1])
-    decided, needed = memory.settle(base(), CHOSEN, ROWS, PLACE)
+    decided, needed = settling.settle(base(), CHOSEN, ROWS, PLACE)
     assert needed is not None
     measured = dryrun.measure(CONFIG, CHOSEN, memory.step_of(base(), CHOSEN, decided, ROWS, PLACE))
     assert answer["exact_bytes"] == measured["peak"] + needed["context"] + needed["margin"]

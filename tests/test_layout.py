@@ -12,7 +12,7 @@ LEVELS = [
     {"settings", "home"},
     {"recipes"},
     {"machine", "metrics", "hub", "models", "data", "presets", "jobs"},
-    {"learned", "fit", "memory", "methods", "ways", "effects", "card"},
+    {"learned", "fit", "memory", "settling", "methods", "ways", "effects", "card"},
     {"preflight", "calibration", "exactly", "executors", "endings", "space"},
     {"rescue"},
     {"supervisor"},

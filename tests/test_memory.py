@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from lora_ui import machine, memory, presets, settings, ways
+from lora_ui import machine, memory, presets, settings, settling, ways
 from lora_ui.machine import GIB
 from lora_ui.memory import Place, Rows, Step
 from lora_ui.models import BaseModel, catalogue
@@ -111,7 +111,7 @@ def test_weights_follow_the_count_from_config() -> None:
 def test_an_unknown_family_is_not_guessed() -> None:
     unknown = base({"model_type": "mamba"})
     assert memory.items(unknown, settings.parse({}), Step(1, 16, False, "cpu", "float32")) is None
-    decided, needed = memory.settle(unknown, settings.parse({}), Rows(100, 10), gpu(8))
+    decided, needed = settling.settle(unknown, settings.parse({}), Rows(100, 10), gpu(8))
     assert needed is None and decided["total_steps"].value > 0
     assert ways.ways(unknown, settings.parse({}), Rows(100, 10), gpu(8), []) == []
 
@@ -133,7 +133,7 @@ ROWS = Rows(2000, 200, median=900, longest=2000, tokens=1_800_000)
 
 
 def values(raw: dict[str, Any], size: float) -> dict[str, Any]:
-    decided, _ = memory.settle(QWEN3_8B, settings.parse(raw), ROWS, gpu(size))
+    decided, _ = settling.settle(QWEN3_8B, settings.parse(raw), ROWS, gpu(size))
     return {key: decision.value for key, decision in decided.items()}
 
 
@@ -142,7 +142,7 @@ def test_what_is_decided_follows_the_memory_and_keeps_the_step() -> None:
     whole, half, less, little = (values(raw, size) for size in (140, 64, 40, 20))
     batch, parts, twice = "training.per_device_train_batch_size", "training.gradient_accumulation_steps", memory.CHECKPOINTING
     assert [one[twice] for one in (whole, half, less, little)] == [False, False, "half", True]
-    assert whole[batch] > half[batch] and half[batch] * 2000 >= memory.BUSY
+    assert whole[batch] > half[batch] and half[batch] * 2000 >= settling.BUSY
     for one in (whole, half, less, little):
         assert one[batch] * one[parts] == 16
         assert one["total_steps"] == whole["total_steps"]
@@ -150,9 +150,9 @@ def test_what_is_decided_follows_the_memory_and_keeps_the_step() -> None:
 
 def precision(bits: Any, size: float, device: str = "cuda", **model: Any) -> Decision:
     place = replace(gpu(size), device=device)
-    decided, needed = memory.settle(QWEN3_8B, settings.parse({"model": {"load_in_4bit": bits, **model}}), ROWS, place)
+    decided, needed = settling.settle(QWEN3_8B, settings.parse({"model": {"load_in_4bit": bits, **model}}), ROWS, place)
     by_hand = settings.with_4bit(settings.parse({"model": model}), decided[memory.PRECISION].value)
-    assert needed == memory.settle(QWEN3_8B, by_hand, ROWS, place)[1]  # what is said is said of what was decided
+    assert needed == settling.settle(QWEN3_8B, by_hand, ROWS, place)[1]  # what is said is said of what was decided
     return decided[memory.PRECISION]
 
 
@@ -176,7 +176,7 @@ def test_what_a_person_set_is_kept_though_it_does_not_fit() -> None:
 
 
 def test_each_reason_names_the_memory() -> None:
-    decided, _ = memory.settle(QWEN3_8B, settings.parse({"training": {"max_length": 2048}}), ROWS, gpu(20))
+    decided, _ = settling.settle(QWEN3_8B, settings.parse({"training": {"max_length": 2048}}), ROWS, gpu(20))
     assert "of 20.0 GB would be needed" in decided[memory.CHECKPOINTING].reason
 
 
@@ -193,7 +193,7 @@ def test_every_way_really_fits_when_it_is_taken() -> None:
         model = next(
             (one for one in catalogue() if one.name == taken.model.base_model and "base_model" in way.change.get("model", {})), QWEN3_8B
         )
-        _, needed = memory.settle(model, taken, ROWS, gpu(24))
+        _, needed = settling.settle(model, taken, ROWS, gpu(24))
         assert needed is not None and sum(needed.values()) == way.needs
         assert memory.verdict(needed, gpu(24)) == way.verdict != "no"
 

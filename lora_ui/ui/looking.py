@@ -16,7 +16,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from lora_ui import data, errors, machine, memory, models, runs, settings
+from lora_ui import data, errors, machine, memory, models, runs, settings, settling
 from lora_ui.data import checks
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
@@ -95,7 +95,7 @@ def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, A
 def _lengths(home: Home, t: Words, raw: dict[str, Any], summary: dict[str, Any]) -> str:
     chosen = settings.parse(raw)
     base = models.known(home, chosen.model.base_model, chosen.model.revision) or BaseModel(name="", kind="hub", title="")
-    decided, _ = memory.settle(base, chosen, memory.Rows.of(summary), memory.here(machine.look())[0])
+    decided, _ = settling.settle(base, chosen, memory.Rows.of(summary), memory.here(machine.look())[0])
     longest = chosen.training.max_length
     return lengths.picture(t, summary, longest) + lengths.cost(t, summary, longest, decided)
 

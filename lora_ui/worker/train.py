@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lora_ui import errors, machine, memory, methods, metrics, settings
+from lora_ui import errors, machine, memory, methods, metrics, settings, settling
 from lora_ui.data import prepared
 from lora_ui.errors import Say
 from lora_ui.home import read_json, write_json, write_text
@@ -198,7 +198,7 @@ def _decide(
     """Every automatic value with its reason, written to `decided.json`. `reused`: the tokens were there before."""
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     place = replace(memory.here(here)[0], factor=job.params.get("calibration", 1.0))
-    made, _ = memory.settle(base, chosen, memory.Rows.of(summary), place)
+    made, _ = settling.settle(base, chosen, memory.Rows.of(summary), place)
     together = _tested_at_once(made, chosen, summary, here.device)
     before = Say("the rows were turned into tokens before, for the same base model and the same settings")
     made["data.tokens"] = Decision("reused", before) if reused else Decision("made", Say("the rows were turned into tokens by this run"))

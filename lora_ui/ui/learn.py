@@ -15,6 +15,8 @@ from lora_ui.ui.words import Words
 SIDE = 120
 """Pixels of the longer side of the weight that is drawn."""
 THINNEST = 3
+THIN = ("lora", "lorafa", "adalora")
+"""Ways to adapt whose change of a weight is one thin table times another."""
 RANKS = (8, 16, 32, 64, 128, 256)
 FULL = {"weights": 4, "gradients": 4, "optimizer": 8}
 """Bytes a number of the model needs when all of it learns, in float32 with Adam's two states (Kingma and Ba 2014, arXiv:1412.6980)."""
@@ -30,16 +32,12 @@ def panel(t: Words, base: BaseModel | None, chosen: Settings, plan: dict[str, An
         return f'<p class="muted">{esc(t("fit.unknown"))}</p>'
     widest = max(targets, key=lambda one: one.inputs * one.outputs)
     trained, whole = plan["trainable_parameters"], model.parameters
-    parts = [
+    thin = [
         _part(t, "rank", _rank(widest, chosen.adapter.r), **_counts(widest, chosen.adapter.r)),
-        _part(
-            t,
-            "alpha",
-            _alpha(t, chosen),
-            alpha=chosen.adapter.lora_alpha,
-            rank=chosen.adapter.r,
-            volume=f"{_volume(chosen, chosen.adapter.r):.3g}",
-        ),
+        _part(t, "alpha", _alpha(t, chosen), **_loud(chosen)),
+    ]
+    parts = [
+        *(thin if chosen.adapter.method in THIN else ()),
         _part(t, "memory", _memory(t, whole, plan["memory"]["items"]), full=memory.gigabytes(sum(FULL.values()) * whole)),
         _part(t, "few", _few(t, trained, whole), trained=number(trained), whole=number(whole), paper=PAPER),
     ]
@@ -73,6 +71,10 @@ def _rank(one: fit.Linear, rank: int) -> str:
 def _volume(chosen: Settings, rank: int) -> float:
     """What B·A is multiplied by (LoRA, arXiv:2106.09685; rank-stable: arXiv:2312.03732)."""
     return chosen.adapter.lora_alpha / (math.sqrt(rank) if chosen.adapter.use_rslora else rank)
+
+
+def _loud(chosen: Settings) -> dict[str, Any]:
+    return {"alpha": chosen.adapter.lora_alpha, "rank": chosen.adapter.r, "volume": f"{_volume(chosen, chosen.adapter.r):.3g}"}
 
 
 def _alpha(t: Words, chosen: Settings) -> str:

@@ -50,5 +50,9 @@ def test_every_bar_is_inside_its_line(rank):
         assert len(shares) >= 6 + 6 + 3 and all(float(x) + float(width) <= 100.001 for x, width in shares)
 
 
+def test_two_thin_tables_are_drawn_only_where_there_are_two() -> None:
+    assert "learn-rank" in drawn() and "learn-rank" not in drawn(method="loha") and "16 bytes" in drawn(method="loha")
+
+
 def test_a_family_that_is_not_described_is_said():
     assert "not described here" in drawn(config={"model_type": "mamba"})

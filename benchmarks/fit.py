@@ -1,6 +1,7 @@
 """The closed form of memory against the dry run (worker/dryrun.py): models of 0.1 to 70 billion numbers × length × rows × rank ×
 LoRA and QLoRA × checkpointing. Promise: median error at most 5 %, worst 15 %, never "fits" where the dry run says it does not, and
-an answer within a tenth of a second. Prints the worst five and one line; `-v` prints every configuration."""
+an answer within a tenth of a second. Prints the worst five and one line; `-v` prints every configuration;
+`--every 2` takes only those where things are worked out twice in every second layer."""
 
 from __future__ import annotations
 
@@ -29,8 +30,8 @@ MODELS = (
     "Qwen/Qwen3-32B",
     "meta-llama/Llama-3.3-70B-Instruct",
 )
-STEPS = ((1, 512, 16, False), (1, 4096, 16, True), (4, 1024, 64, True), (8, 512, 8, False))
-"""Rows, tokens of each, rank, checkpointing."""
+STEPS = ((1, 512, 16, 0), (1, 4096, 16, 1), (4, 1024, 64, 1), (8, 512, 8, 0), (2, 2048, 16, 2))
+"""Rows, tokens of each, rank, of every how many layers things are worked out twice."""
 FEW = (2, 4)
 SIZES = (8, 12, 16, 24, 40, 48, 80, 141)
 """GiB of cards that a verdict is asked for."""
@@ -58,7 +59,10 @@ def peak_bytes(config: dict[str, Any], chosen: settings.Settings, step: Step, fu
 
 def main() -> None:
     errors, wrong, times = [], [], []
+    few = int(sys.argv[sys.argv.index("--every") + 1]) if "--every" in sys.argv else None
     for name, config, step, groups in configurations():
+        if few not in (None, step.checkpointing):
+            continue
         chosen, base = settings.parse(groups), BaseModel(name=name, kind="hub", title=name, config=config)
         began = time.perf_counter()
         needed = memory.items(base, chosen, step)
@@ -66,7 +70,7 @@ def main() -> None:
         assert needed is not None
         peak = peak_bytes(config, chosen, step, "--full" in sys.argv)
         said = sum(needed.values()) - needed["context"] - needed["margin"]
-        told = f"{name} {step.rows}×{step.length} r{groups['adapter']['r']}{' twice' if step.checkpointing else ''}{' nf4' if groups['model']['load_in_4bit'] else ''}"
+        told = f"{name} {step.rows}×{step.length} r{groups['adapter']['r']}{('', ' twice', ' half')[step.checkpointing]}{' nf4' if groups['model']['load_in_4bit'] else ''}"
         errors.append((said / peak - 1, f"{told}: form {said / GIB:.2f}, dry run {peak / GIB:.2f} GiB, {100 * (said / peak - 1):+.1f} %"))
         wrong += [
             told for size in SIZES if memory.verdict(needed, memory.another(size * GIB)) == "fits" and peak + needed["context"] > size * GIB

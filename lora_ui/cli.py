@@ -203,6 +203,7 @@ def show(run: str, home: HomeOption = None, as_json: JsonOption = False) -> None
             "train_loss",
             "eval_loss",
             "tokens_per_second",
+            "peak_share",
             "seconds",
             "memory",
             "adapter_path",

@@ -48,8 +48,9 @@ def check(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> Iterat
     decided, needed = memory.settle(base, chosen, rows, place)
     if needed is None:
         raise errors.DryRunFailed(detail=Say("This family of models is not described here."))
-    step = memory.step_of(chosen, decided, rows, place)
-    asked = {"config": base.config, "settings": chosen.model_dump(), "step": dataclasses.asdict(step)}
+    step = memory.step_of(base, chosen, decided, rows, place)
+    taken = settings.with_4bit(chosen, decided[memory.PRECISION].value)
+    asked = {"config": base.config, "settings": taken.model_dump(), "step": dataclasses.asdict(step)}
     done, total, result = 0, 0, None
     for line in _lines(json.dumps(asked)):
         told = json.loads(line) if line.startswith("{") else {}

@@ -56,6 +56,12 @@ class Shape:
         return self.linears[0].inputs
 
     @property
+    def heads(self) -> int:
+        """Numbers of a token that the heads of attention give together."""
+        start = self.linears[0].name.split(".")[0]
+        return [one for one in self.linears if one.name.startswith(start)][-1].inputs
+
+    @property
     def parameters(self) -> int:
         in_layer = sum(one.inputs * one.outputs + one.bias * one.outputs for one in self.linears) + self.norms + self.norm_biases
         return self.layers * in_layer + self.outside + self.outside_biases + (0 if self.tied else self.head)
@@ -304,13 +310,15 @@ def estimate(
     return {"seconds": START_SECONDS + tokens / speed, "basis": Say("from this machine's measured speed")}
 
 
-def step_flops(base: BaseModel, trainable: int | None) -> float | None:
+def step_flops(base: BaseModel, trainable: int | None, context: float = 0, twice: float = 0) -> float | None:
     """Operations per trained token: 2 forward and 2 backward for every number that multiplies (frozen weights need no gradient of
-    their own), the head once more (its product is worked out again in the backward pass), and 6 for every number that learns."""
+    their own), 6 for every number that learns, and attention to `context` tokens on average, forward and twice backward. `twice`: the
+    share of layers that are worked out again in the backward pass."""
     model = shape(base.config) if base.config else None
     if model is not None:
         inside = model.layers * sum(one.inputs * one.outputs for one in model.linears)
-        return 4.0 * (inside + model.head) + 2.0 * model.head + 6.0 * (trainable or 0)
+        seen = 4.0 * model.layers * model.heads * context
+        return 4.0 * (inside + model.head) + 3 * seen + 6.0 * (trainable or 0) + (2.0 * inside + seen) * twice
     return 4.0 * base.parameters + 6.0 * (trainable or 0) if base.parameters else None
 
 

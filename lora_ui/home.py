@@ -59,9 +59,11 @@ class Home:
     preferences = property(lambda self: self.root / "preferences.json")
     rescued = property(lambda self: self.root / "rescued.json")
     mappings = property(lambda self: self.root / "mappings.json")
+    peaks = property(lambda self: self.root / "peaks.json")
     chat_key = property(lambda self: self.root / "chat.key")
     supervisor_lock = property(lambda self: self.root / "supervisor.lock")
     supervisor_log = property(lambda self: self.root / "supervisor.txt")
+    standby_log = property(lambda self: self.root / "standby.txt")
     supervisor_socket = property(lambda self: self.root / "supervisor.sock")
 
     def upload(self, id: str) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_ui import fit, presets
+from lora_ui import fit, learned, methods, presets, settings
 from lora_ui.errors import Say
 from lora_ui.fit import Linear, Shape
 from lora_ui.machine import GIB, Machine
@@ -25,13 +25,23 @@ CUDA_CONTEXT = 600_000_000
 LIBRARIES = 1_100_000_000
 """torch, transformers, trl and peft in a process without a GPU (measured: SmolLM2-135M, three runs, 0.9 to 1.2 GB)."""
 TILE = (4096, 32_768)
-"""Tokens × words of the vocabulary that TRL's loss works out together."""
+"""Tokens × words of the vocabulary that TRL's loss works out together on a GPU."""
+LOGITS = 2**25
+"""As many of the two together on a CPU (worker/head.py)."""
 ROOM = 0.9
 """Share of a memory that is filled by choice; what is held in pieces of many sizes cannot fill all of it."""
 BUSY = 2048
 """Tokens together that keep a GPU at work."""
 VERDICTS = ("fits", "tight", "no")
 CHECKPOINTING = "training.activation_checkpointing"
+VARLEN = "varlen"
+BY_ITSELF = {"llama", "mistral", "granite", "smollm3", "qwen2", "qwen3", "olmo2", "phi3", "gemma", "gemma3_text"}
+"""Families whose rows are read each by itself; held against the padded calculation in tests/worker/test_attention.py."""
+EVERY: dict[Any, int] = {False: 0, "half": 2, True: 1}
+"""Which layers' things are worked out twice by each value of it, the fastest first: none, every second, every one."""
+PRECISION = "model.load_in_4bit"
+BY_FIT = (PRECISION, CHECKPOINTING, "training.per_device_train_batch_size", "training.gradient_accumulation_steps")
+"""What follows from the memory of a place."""
 FOUR_BIT = 0.516
 """Bytes of a number in NF4 with doubly quantised constants."""
 
@@ -79,11 +89,19 @@ class Step:
 
     rows: int
     length: int
-    checkpointing: bool
+    checkpointing: int
+    """The things of every n-th layer are worked out twice; 0: none."""
     device: str
     dtype: str
     factor: float = 1.0
     """As of its place."""
+    attention: str = VARLEN
+    packed: bool = False
+
+    @property
+    def mask(self) -> int:
+        """Tokens that the mask of one token covers."""
+        return 0 if self.attention == VARLEN else self.tokens if self.packed else self.length
 
     @property
     def tokens(self) -> int:
@@ -108,38 +126,60 @@ def another(size: int) -> Place:
 
 
 def settle(base: BaseModel, chosen: Settings, rows: Rows, place: Place) -> tuple[dict[str, Decision], dict[str, int] | None]:
-    """(`presets.decide`, with what is in memory together and whether things are worked out twice chosen by what fits there; the
-    bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
-    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths)
-    first = step_of(chosen, decided, rows, place)
-    if items(base, chosen, first) is None:
+    """(`presets.decide`, with 4 bits or not, what is in memory together and whether things are worked out twice chosen by what fits
+    there; the bytes this takes, None for an unknown family). What a step holds stays as it was; what a person set is kept."""
+    masked = place.device != "cpu" and attention(base.config, place.device, place.dtype).value != VARLEN
+    decided = presets.decide(chosen, rows.train, rows.held_out, place.device, rows.median, rows.tokens, rows.lengths, masked)
+    first = step_of(base, chosen, decided, rows, place)
+    formats = _formats(chosen, place)
+    if items(base, formats[0], first) is None:
         return decided, None
     fixed = chosen.training.activation_checkpointing != "auto"
-    tries = [replace(first, checkpointing=kept) for kept in ((first.checkpointing,) if fixed else (False, True))]
+    tries = [replace(first, checkpointing=n) for n in ((first.checkpointing,) if fixed else EVERY.values())]
     if chosen.training.per_device_train_batch_size == "auto":
         tries = [smaller for one in tries for smaller in _smaller(one, decided, first, fixed)]
     room = ROOM * place.whole
-    found = next((one for one in tries if _total(base, chosen, one) <= room), tries[-1])
+    both = [(form, one) for form in formats for one in tries]
+    taken, found = next(((form, one) for form, one in both if _total(base, form, one) <= room), both[-1])
+    if chosen.model.load_in_4bit == "auto":
+        leanest = _total(base, formats[0], tries[-1])
+        decided = {**decided, PRECISION: _four_bits(taken, leanest if taken is not formats[0] else _total(base, taken, found), place)}
     if found.rows != first.rows:
         said = Say("{value} in memory together: more would not fit into {room}", value=found.rows, room=gigabytes(place.whole))
         decided = presets.split_again(decided, found.rows, said)
     if not fixed:
-        lean = replace(found, checkpointing=False)
-        decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, chosen, lean), place)}
-    return decided, items(base, chosen, found)
+        lean = replace(found, checkpointing=0)
+        decided = {**decided, CHECKPOINTING: _checkpointing(found.checkpointing, _total(base, taken, lean), place)}
+    return decided, items(base, taken, found)
 
 
-def step_of(chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
+def attention(config: dict[str, Any] | None, device: str, dtype: str) -> Decision:
+    """How rows in memory together are kept apart: varlen where that is exact and fast, which needs neither padding nor a mask."""
+    name = (config or {}).get("model_type", "")
+    if name == "gemma2":
+        return Decision("eager", Say("this family limits its attention scores, which only the plain calculation does"))
+    if name not in BY_ITSELF or (config or {}).get("attention_dropout") or device == "mps":
+        return Decision("sdpa", Say("it ships with torch and keeps packed rows apart"))
+    if device == "cpu":
+        return Decision(VARLEN, Say("each row is read by itself: nothing is padded"))
+    if dtype == "bfloat16":
+        return Decision(VARLEN, Say("FlashAttention, which ships with torch, reads each row by itself: nothing is padded"))
+    return Decision("sdpa", Say("this GPU is too old for FlashAttention; packed rows are kept apart by a mask"))
+
+
+def step_of(base: BaseModel, chosen: Settings, decided: dict[str, Decision], rows: Rows, place: Place) -> Step:
     """What is in memory together by these decisions: packed sequences are full, rows are as long as the longest."""
     longest = None if decided["training.packing"].value else rows.longest
     length = min(longest or chosen.training.max_length, chosen.training.max_length)
     return Step(
         decided["training.per_device_train_batch_size"].value,
         length,
-        bool(decided[CHECKPOINTING].value),
+        EVERY[decided[CHECKPOINTING].value],
         place.device,
         place.dtype,
         place.factor,
+        attention(base.config, place.device, place.dtype).value,
+        bool(decided["training.packing"].value),
     )
 
 
@@ -148,14 +188,45 @@ def _smaller(step: Step, decided: dict[str, Decision], first: Step, fixed: bool)
     whole = first.rows * decided["training.gradient_accumulation_steps"].value
     counts = [n for n in range(first.rows, 0, -1) if whole % n == 0]
     busy = [n for n in counts if n == first.rows or n * step.length >= BUSY]
-    return [replace(step, rows=n) for n in (counts if step.checkpointing or fixed else busy)]
+    return [replace(step, rows=n) for n in (counts if step.checkpointing == 1 or fixed else busy)]
 
 
-def _checkpointing(on: bool, without: int, place: Place) -> Decision:
+def _formats(chosen: Settings, place: Place) -> list[Settings]:
+    """The settings with the base model as it is, and where that is to be decided also in 4 bits."""
+    if chosen.model.load_in_4bit != "auto":
+        return [chosen]
+    refused = methods.problems(settings.with_4bit(chosen, True), None)
+    squeezable = place.device == "cuda" and not chosen.model.load_in_8bit and not refused
+    return [settings.with_4bit(chosen, four) for four in ((False, True) if squeezable else (False,))]
+
+
+def _four_bits(taken: Settings, whole: int, place: Place) -> Decision:
+    """`whole`: bytes with 16 bits, at its leanest where that does not fit."""
+    known = {"needed": gigabytes(whole), "room": gigabytes(place.whole)}
+    if taken.model.load_in_4bit:
+        return Decision(True, Say("on, because even at its leanest it would need about {needed} of {room} with 16 bits", **known))
+    if taken.model.load_in_8bit:
+        return Decision(False, Say("off, because 8 bits are set"))
+    if place.device != "cuda":
+        return Decision(False, Say("off: it comes by itself only where there is an NVIDIA GPU"))
+    if refused := methods.problems(settings.with_4bit(taken, True), None):
+        return Decision(False, Say("off, because {method} does not go with it", method=refused[0].values["method"]))
+    return Decision(False, Say("off, because about {needed} of {room} is enough with 16 bits", **known))
+
+
+def _checkpointing(every: int, without: int, place: Place) -> Decision:
     known = {"needed": gigabytes(without), "room": gigabytes(place.whole)}
-    if on:
+    if every == 1:
         return Decision(
             True, Say("on, because without it about {needed} of {room} would be needed; it costs about a quarter of the speed", **known)
+        )
+    if every:
+        return Decision(
+            "half",
+            Say(
+                "in every second layer, because without it about {needed} of {room} would be needed; in all of them it would cost twice as much time",
+                **known,
+            ),
         )
     return Decision(False, Say("off, because about {needed} of {room} is enough without it", **known))
 
@@ -192,24 +263,18 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
         "weights": _weights(model, chosen, step),
         "adapter": counts["adapter_parameters"] * (number + (2 if _mixed(chosen, step) else 0)),
         "gradients": trainable * number,
-        "optimizer": round(trainable * (state_bytes(optimizer(chosen), number) + _known(chosen, number))),
+        "optimizer": round(trainable * (state_bytes(optimizer(chosen), number) + learned.remembered(chosen.adapter, number))),
         "activations": activations,
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
     }
-    if more := _preparing(model, chosen, step) - sum(found[name] for name in ("adapter", "gradients", "optimizer", "activations")):
+    if more := learned.preparing(chosen.adapter, model, _targets(model, chosen), step.bytes) - sum(
+        found[name] for name in ("adapter", "gradients", "optimizer", "activations")
+    ):
         found |= {"preparing": more} if more > 0 else {}
     if step.factor != 1:
         found["calibration"] = round((step.factor - 1) * measurable(found, step.device))
     return {**found, "margin": 100_000_000 + sum(found.values()) // 25}
-
-
-def _preparing(model: Shape, chosen: Settings, step: Step) -> int:
-    """Bytes beside the weights while LoRA-GA works out the gradient of every weight."""
-    if chosen.adapter.init_lora_weights != "lora_ga":
-        return 0
-    targets = fit.adapted(model, chosen.adapter.target_modules) or model.linears
-    return model.layers * step.bytes * sum(one.inputs * one.outputs for one in targets)
 
 
 def verdict(needed: dict[str, int], place: Place) -> str:
@@ -227,12 +292,12 @@ def measurable(needed: dict[str, int], device: str) -> int:
 
 
 def quantised(chosen: Settings) -> bool:
-    return chosen.model.load_in_4bit or chosen.model.load_in_8bit
+    return chosen.model.load_in_4bit is True or chosen.model.load_in_8bit
 
 
 def each_number(chosen: Settings) -> float:
     """Bytes of a number of a squeezed base."""
-    return FOUR_BIT if chosen.model.load_in_4bit else 1
+    return FOUR_BIT if chosen.model.load_in_4bit is True else 1
 
 
 def narrow(chosen: Settings) -> bool:
@@ -259,11 +324,6 @@ def state_bytes(optimizer: str, number: int) -> float:
     return 2 if "8bit" in optimizer else 0.1 if optimizer == "adafactor" else 2 * number
 
 
-def _known(chosen: Settings, number: int) -> int:
-    """Bytes that AdaLoRA remembers about the use of each number that learns."""
-    return 3 * number if chosen.adapter.method == "adalora" else 0
-
-
 def _weights(model: Shape, chosen: Settings, step: Step) -> int:
     inside = model.layers * sum(one.inputs * one.outputs for one in model.linears)
     each = each_number(chosen) if quantised(chosen) else step.bytes
@@ -275,38 +335,44 @@ def _working(model: Shape, chosen: Settings, step: Step) -> tuple[int, int]:
     layer = _layer(model, chosen, step)
     at_once = _backward(model, chosen, step)
     words, width = min(model.head // model.width, TILE[1]), model.width
-    tile = min(step.tokens, TILE[0]) * words
-    head = tile * (step.bytes if step.device == "cuda" else 32) + step.tokens * width * (4 + step.bytes)
-    if step.checkpointing:
-        kept, at_once = model.layers * step.bytes * width * step.tokens, at_once + layer
-    else:
-        kept = model.layers * layer
+    tile = min(step.tokens, TILE[0]) * words if step.device == "cuda" else min(model.head // model.width * step.tokens, LOGITS)
+    head = tile * step.bytes + step.tokens * width * (4 + step.bytes)
+    twice = -(-model.layers // step.checkpointing) if step.checkpointing else 0
+    kept = twice * step.bytes * width * step.tokens + (model.layers - twice) * layer
+    if twice and (model.layers - 1) % step.checkpointing == 0:  # the last layer, where all is kept that is kept, is worked out again
+        at_once += layer
     kept += 4 * width * step.tokens
     return kept + max(0, at_once - head), head
+
+
+def _targets(model: Shape, chosen: Settings) -> tuple[Linear, ...]:
+    return fit.adapted(model, chosen.adapter.target_modules) or model.linears
 
 
 def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that one layer keeps for its gradients: what its norms read, queries, keys, values and result of attention and its
     mask, what the feed-forward works out, and what each adapted weight reads."""
     adapter, size = chosen.adapter, step.bytes
-    targets = fit.adapted(model, adapter.target_modules) or model.linears
-    apart = _mixed(chosen, step) or adapter.lora_dropout > 0
+    targets = _targets(model, chosen)
+    apart = adapter.lora_dropout > 0 or (adapter.use_dora and _mixed(chosen, step)) or adapter.method == "oft"
     read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
     if adapter.method in ("lorafa", "miss"):  # what learns reads only what comes after it
         read = 0
     masks = (1 if step.device == "cuda" else 4) * sum(one.inputs for one in targets) if adapter.lora_dropout > 0 else 0
-    of_token = 4 * model.normed + size * (4 * _attention(model).inputs + step.length + model.kept + read + adapter.r * len(targets)) + masks
+    of_token = 4 * model.normed + size * (_of_attention(model, step) + model.kept + read + adapter.r * len(targets)) + masks
     if adapter.use_dora:
         of_token += sum(one.outputs for one in targets) * (size + 2)
-    return of_token * step.tokens + _whole(chosen, step, targets)
+    return of_token * step.tokens + learned.whole(adapter, targets, size)
 
 
-def _whole(chosen: Settings, step: Step, targets: tuple[Linear, ...]) -> int:
-    """Bytes of a layer that do not grow with the tokens: weights that a method works out whole and keeps for its gradients."""
-    numbers = sum(one.inputs * one.outputs for one in targets)
-    edges = sum(one.inputs + one.outputs for one in targets)
-    of_number = step.bytes * (chosen.adapter.method in ("hira", "loha", "lokr"))
-    return of_number * numbers + (step.bytes * chosen.adapter.r * edges if chosen.adapter.method == "vera" else 0)
+def _of_attention(model: Shape, step: Step) -> int:
+    """Numbers of a token: queries, keys, values and result. A mask is kept too, and keys and values once for every head; a CPU
+    keeps the result row by row and together."""
+    behind = _attention(model)
+    if step.attention != VARLEN:
+        return 4 * behind.inputs + step.mask
+    read = model.linears[: model.linears.index(behind)]
+    return sum(one.outputs for one in read) + behind.inputs * (2 if step.device == "cpu" else 1)
 
 
 def _attention(model: Shape) -> Linear:
@@ -327,7 +393,8 @@ def _shared_inputs(model: Shape, targets: tuple[Linear, ...]) -> list[int]:
 def _backward(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that going back through one layer holds for a moment."""
     inner = model.linears[-1].inputs
-    moment = 6 * inner + 10 * model.width if _mixed(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
+    copied = chosen.adapter.use_dora and _mixed(chosen, step)
+    moment = 6 * inner + 10 * model.width if copied else step.bytes * (inner * 2 + model.width * 2)
     moment += {"oft": 8, "ia3": 4}.get(chosen.adapter.method, 0) * inner
     biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
     return moment * step.tokens + biggest * (4 * quantised(chosen) + 16 * chosen.adapter.use_dora)

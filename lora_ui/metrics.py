@@ -43,6 +43,12 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n")[:-1] if line]
 
 
+def middle(rows: list[dict[str, Any]], name: str) -> float | None:
+    """The median of a figure that not every row has."""
+    known = sorted(row[name] for row in rows if row.get(name))
+    return known[len(known) // 2] if known else None
+
+
 def thin(points: list[tuple[float, float]], most: int = 300) -> list[tuple[float, float]]:
     """At most `most` (x, y) points: each bucket keeps its lowest and its highest, so that no spike disappears."""
     if len(points) <= most:

@@ -130,6 +130,8 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         decided["data.row_limit"] = presets.used_rows(chosen, used, on.dataset.report["kept"])
     counts = fit.parameters(base.config, chosen.adapter) if base.config else None
     time = _time(on, chosen, base, decided, _finished(home))
+    fits = memory_of(home, base, chosen, on.rows, on.places(gpu_memory))
+    elsewhere = fits["decisions"] if fits and gpu_memory else {}
     return {
         "name": on.dataset.name,
         "digest": on.dataset.digest,
@@ -145,15 +147,15 @@ def planned(home: Home, on: Ground, gpu_memory: int | None = None) -> dict[str, 
         "basis": time["basis"].as_dict(),
         "trainable_parameters": counts["trainable_parameters"] if counts else None,
         "all_parameters": counts["all_parameters"] if counts else None,
-        "adapter_bytes": saved_bytes(chosen, counts, here.dtype) if counts else None,
+        "adapter_bytes": saved_bytes(settings.with_4bit(chosen, decided[memory.PRECISION].value), counts, here.dtype) if counts else None,
         "share": counts["share"] if counts else None,
         "explanation": counts["explanation"].as_dict() if counts else None,
         "device": here.device,
         "device_name": here.name,
-        "memory": memory_of(home, base, chosen, on.rows, on.places(gpu_memory)),
+        "memory": fits,
         "predicted_bytes": memory.measurable(needed, here.device) if needed else None,
         "calibration": on.places(None)[0].factor,
-        "decisions": {key: decision.as_dict() for key, decision in decided.items()},
+        "decisions": {key: decision.as_dict() for key, decision in decided.items()} | elsewhere,
         "idle": {key: reason.as_dict() for key, reason in effects.idle(chosen, base).items()},
         "in_vain": {key: reason.as_dict() for key, reason in effects.in_vain(chosen, base).items()},
         "methods": [method.key for method in methods.applied(chosen)],
@@ -204,20 +206,22 @@ def _time(
 def memory_of(
     home: Home, base: models.BaseModel, chosen: settings.Settings, rows: memory.Rows, places: list[memory.Place]
 ) -> dict[str, Any] | None:
-    """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, places` (each with its own verdict)
-    and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is not known."""
-    settled = [(memory.settle(base, chosen, rows, place)[1], place) for place in places]
-    judged = [(memory.verdict(needed, place), needed, place) for needed, place in settled if needed]
+    """What a run takes in the best of `places`: `verdict, predicted_bytes, available_bytes, items, decisions` (what follows from that
+    place), `places` (each with its own verdict) and, where it does not fit, `ways` (see `ways.Way`). None for a family whose shape is
+    not known."""
+    settled = [(*memory.settle(base, chosen, rows, place), place) for place in places]
+    judged = [(memory.verdict(needed, place), decided, needed, place) for decided, needed, place in settled if needed]
     if not judged:
         return None
-    verdict, needed, best = min(judged, key=lambda one: memory.VERDICTS.index(one[0]))
+    verdict, decided, needed, best = min(judged, key=lambda one: memory.VERDICTS.index(one[0]))
     return {
         "verdict": verdict,
         "predicted_bytes": sum(needed.values()),
         "available_bytes": best.whole,
         "items": needed,
+        "decisions": {key: decided[key].as_dict() for key in memory.BY_FIT},
         "calibration": said.as_dict() if (said := calibration.said(best)) else None,
-        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": one} for one, _, place in judged],
+        "places": [{"name": place.name, "available_bytes": place.whole, "verdict": one} for one, _, _, place in judged],
         "ways": [way.as_dict() for way in ways.ways(base, chosen, rows, best, models.catalogue(home))] if verdict == "no" else [],
     }
 
@@ -262,7 +266,7 @@ def problems(home: Home, on: Ground) -> list[errors.LoraUIError]:
     found += methods.problems(chosen, base.config)
     if chosen.training.optim.startswith(("adamw_8bit", "paged")) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what=chosen.training.optim, device="Apple GPUs"))
-    if (chosen.model.load_in_4bit or chosen.model.load_in_8bit) and machine.look().device == "mps":
+    if memory.quantised(chosen) and machine.look().device == "mps":
         found.append(errors.NotOnThisDevice(what="4-bit and 8-bit", device="Apple GPUs"))
     return found
 

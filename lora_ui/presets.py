@@ -111,7 +111,7 @@ def _judge(preset: Preset, kind: str, memory: int | None, rows: int) -> tuple[in
     gpu = kind != "cpu"
     if preset.machine == "gpu" and not gpu:
         return 0, Say("needs a GPU; this machine has none")
-    if preset.settings.get("model", {}).get("load_in_4bit") and kind == "mps":
+    if preset.settings.get("model", {}).get("load_in_4bit") is True and kind == "mps":
         return 0, Say("4-bit does not work on Apple GPUs")
     if preset.min_rows and rows < preset.min_rows:
         return 10, Say("wants {needed} rows or more; you have {rows}", needed=preset.min_rows, rows=rows)
@@ -206,12 +206,14 @@ def decide(
     median_tokens: int | None,
     tokens: int | None = None,
     lengths: Sequence[int] | None = None,
+    masked: bool = False,
 ) -> dict[str, Decision]:
     """Every value that may be `auto`, with its reason, under its key; besides them `training.gradient_accumulation_steps`,
     `steps_per_round` and `total_steps`.
 
     `device` is cpu, cuda or mps. `tokens`: of all training rows together; `lengths`: of each, which makes the count of packed
-    sequences exact; without it they are ceil(tokens ÷ max_length). Values of `per_device_train_batch_size` and
+    sequences exact; without it they are ceil(tokens ÷ max_length). `masked`: rows of one sequence are kept apart by a mask, which is as
+    large as the square of it. Values of `per_device_train_batch_size` and
     `gradient_accumulation_steps` are in what the trainer counts: sequences when packing, else rows.
     """
     training, rows = chosen.training, max(1, train_rows)
@@ -219,7 +221,7 @@ def decide(
     tokens = sum(min(n, limit) for n in lengths) if lengths else tokens or (rows * min(median_tokens, limit) if median_tokens else None)
     rounds = _rounds(training.num_train_epochs, rows)
     sequences = packed_sequences(lengths, limit) if lengths else math.ceil(tokens / limit) if tokens else None
-    packing = _packing(chosen, device, median_tokens, sequences, rounds.value)
+    packing = _packing(chosen, masked, median_tokens, sequences, rounds.value)
     pieces = max(1, min(rows, sequences or math.ceil(rows / 4))) if packing.value else rows
     batch = _batch(chosen, rows, pieces, rounds.value, device, median_tokens)
     at_once, accumulation = batch["training.per_device_train_batch_size"].value, batch["training.gradient_accumulation_steps"].value
@@ -233,6 +235,7 @@ def decide(
         "training.packing": packing,
         **batch,
         "training.activation_checkpointing": _checkpointing(chosen, device),
+        "model.load_in_4bit": _four_bits(chosen),
         **_cadence(chosen, total, held_out_rows, device),
         "steps_per_round": Decision(per_round, Say("all training rows once")),
         "total_steps": Decision(total, said),
@@ -251,12 +254,12 @@ def _rounds(wanted: float | str, rows: int) -> Decision:
     return Decision(1, Say("1, because {rows} rows are many: each is seen once", rows=rows))
 
 
-def _packing(chosen: Settings, device: str, median: int | None, sequences: int | None, rounds: float) -> Decision:
+def _packing(chosen: Settings, masked: bool, median: int | None, sequences: int | None, rounds: float) -> Decision:
     training = chosen.training
     if training.packing != "auto":
         return Decision(training.packing, CHOSEN)
     limit = training.max_length
-    if limit > 4096 and device != "cpu":
+    if limit > 4096 and masked:
         return Decision(False, Say("off, because attention over a packed row of {limit} tokens costs more than it saves", limit=limit))
     if median is not None and 2 * median > limit:
         return Decision(False, Say("off, because rows of about {median} tokens fill {limit} by themselves", median=median, limit=limit))
@@ -337,6 +340,13 @@ def _checkpointing(chosen: Settings, device: str) -> Decision:
     if device == "cpu" and chosen.training.max_length <= 2048:
         return Decision(False, Say("off, because this machine has more memory than speed"))
     return Decision(True, Say("on, because it saves memory and costs about a quarter of the speed"))
+
+
+def _four_bits(chosen: Settings) -> Decision:
+    wanted = chosen.model.load_in_4bit
+    if wanted != "auto":
+        return Decision(wanted, CHOSEN)
+    return Decision(False, Say("off, because the memory of this family of models is not known here"))
 
 
 def _cadence(chosen: Settings, total: int, held_out_rows: int, device: str) -> dict[str, Decision]:

@@ -96,7 +96,7 @@ def fit_report(home: Home, raw: dict[str, Any], gpu_memory: int | None = None, t
         "verdict": found.get("verdict"),
         "predicted_bytes": found.get("predicted_bytes"),
         "available_bytes": places[0].whole,
-        "items": found.get("items", {}),
+        **{name: found.get(name, {}) for name in ("items", "decisions")},
         "calibration": found.get("calibration"),
         "places": found.get("places", []),
         "advice": found.get("ways", []),
@@ -207,7 +207,6 @@ def glance(home: Home, row: Job, waiting: list[str]) -> tuple[dict[str, Any], di
     tests = [p for p in points if p.get("eval_loss") is not None]
     total = result.get("total_steps") or (there["total"] if there["unit"] == "steps" else None)
     step = result.get("step") or (there["done"] if there["unit"] == "steps" else last.get("step"))
-    speeds = [p["tokens_per_second"] for p in points if p.get("tokens_per_second")]
     trained = [p["loss"] for p in points if p.get("loss") is not None]
     after = [p["eval_loss"] for p in tests if p["step"] > 0]
     known = {
@@ -225,7 +224,8 @@ def glance(home: Home, row: Job, waiting: list[str]) -> tuple[dict[str, Any], di
         },
         "saved_step": result.get("saved_step"),
         "save_point": endings.saved(home.run(id)),
-        "tokens_per_second": result.get("tokens_per_second") or (sorted(speeds)[len(speeds) // 2] if speeds else None),
+        "tokens_per_second": metrics.middle(points, "tokens_per_second"),
+        "peak_share": metrics.middle(points, "peak_share"),
         "memory": result.get("memory") or {"predicted_bytes": None, "measured_bytes": None},
         "trainable_parameters": result.get("trainable_parameters"),
         "all_parameters": result.get("all_parameters"),

@@ -52,12 +52,12 @@ def _number(value: Any) -> Any:
 class ModelSettings(Group):
     base_model: Annotated[str, Ui(advanced=False)] = Field("starter", min_length=1, max_length=500, title="Base model", description="The model you start from; training never changes it.")
     revision: Annotated[str | None, Ui()] = Field(None, title="Revision", description="A branch, tag or commit of the base model on the Hub; empty means its newest.")
-    load_in_4bit: Annotated[bool, Ui()] = Field(False, title="Save memory (4-bit)", description="Squeezes the base model (QLoRA, NF4) so that it fits a smaller GPU, a little slower.")
+    load_in_4bit: Annotated[bool | Auto, Ui()] = Field(False, title="Save memory (4-bit)", description="Squeezes the base model (QLoRA, NF4) so that it fits a smaller GPU, a little slower; auto: where it would not fit otherwise.")
     load_in_8bit: Annotated[bool, Ui()] = Field(False, title="Save memory (8-bit)", description="Squeezes the base model to 8 bits a number: half the memory of 16 bits.")
 
     @model_validator(mode="after")
     def _one_precision(self) -> ModelSettings:
-        if self.load_in_4bit and self.load_in_8bit:
+        if self.load_in_4bit is True and self.load_in_8bit:
             raise ValueError(Say("load_in_4bit and load_in_8bit cannot both be on: choose one"))
         return self
 
@@ -137,7 +137,7 @@ class TrainingSettings(Group):
     loss_type: Annotated[Literal["nll", "dft"], Ui()] = Field("nll", title="Loss", description="nll is the usual one; dft weighs each token by how likely it already was.")
     neftune_noise_alpha: Annotated[Annotated[float, Field(gt=0, le=100)] | None, Ui(step=1)] = Field(None, title="Input noise (NEFTune)", description="Adds noise to what it reads while learning; 5 can help style, empty is off.")
     packing: Annotated[bool | Auto, Ui()] = Field("auto", title="Packing", description="Lays short rows end to end so that no time goes into empty space.")
-    activation_checkpointing: Annotated[bool | Auto, Ui()] = Field("auto", title="Time for memory", description="Works some things out twice instead of keeping them: less memory, slower.")
+    activation_checkpointing: Annotated[bool | Literal["half"] | Auto, Ui()] = Field("auto", title="Time for memory", description="Works some things out twice instead of keeping them: less memory, slower; half: only in every second layer.")
     logging_steps: Annotated[Annotated[int, Field(ge=1, le=100000)] | Auto, Ui(step=1)] = Field("auto", title="Steps between points", description="How often a point is added to the curves.")
     save_steps: Annotated[Annotated[int, Field(ge=1, le=1_000_000)] | Auto, Ui(step=1)] = Field("auto", title="Steps between save points", description="How often progress is saved; a stopped run goes on from its last one.")
     save_total_limit: Annotated[int, Ui(step=1)] = Field(2, ge=1, le=100, title="Save points kept", description="Older save points are deleted; the best one is always kept.")
@@ -180,7 +180,8 @@ class Settings(Group):
 
 @dataclass(frozen=True)
 class SettingsField:
-    """One field as form, command line and README see it. `kind`: text, number, integer, choice, switch, list or mapping."""
+    """One field as form, command line and README see it. `kind`: text, number, integer, choice, switch (with `choices` between on and
+    off), list or mapping."""
 
     group: str
     name: str
@@ -210,7 +211,7 @@ def _kind(annotation: Any) -> tuple[str, tuple[Any, ...], bool, bool]:
     choices = tuple(v for v in literals if v != "auto")
     optional = type(None) in parts
     auto = "auto" in literals
-    if choices:
+    if choices and bool not in parts:
         return "choice", choices, auto, optional
     if any(typing.get_origin(p) is dict for p in parts):
         return "mapping", (), auto, optional
@@ -219,7 +220,7 @@ def _kind(annotation: Any) -> tuple[str, tuple[Any, ...], bool, bool]:
         return "list", typing.get_args(inner) if typing.get_origin(inner) is Literal else (), auto, optional
     for plain, kind in ((bool, "switch"), (int, "integer"), (float, "number"), (str, "text")):
         if plain in parts:
-            return kind, (), auto, optional
+            return kind, choices, auto, optional
     raise TypeError(annotation)
 
 
@@ -298,18 +299,23 @@ def _expected(field: SettingsField) -> Say:
     kinds = {
         "integer": Say("a whole number"),
         "number": Say("a number"),
-        "switch": Say("true or false"),
+        "switch": Say("true, false or {choices}", choices=", ".join(field.choices)) if field.choices else Say("true or false"),
         "text": Say("text"),
         "list": Say("a name or a list of names"),
         "mapping": Say("role=column pairs; the roles are system, user, context, assistant, text, messages"),
         "choice": Say("one of {choices}", choices=", ".join(map(str, field.choices))),
     }
-    expected = kinds["choice" if field.choices else field.kind]
+    expected = kinds["choice" if field.choices and field.kind != "switch" else field.kind]
     if field.kind in ("integer", "number") and field.minimum is not None:
         low, high = f"{field.minimum:g}", f"{field.maximum:g}"
         bounded = Say("{what} above {low}, to {high}", what=expected, low=low, high=high)
         expected = bounded if field.above else Say("{what} from {low} to {high}", what=expected, low=low, high=high)
     return Say("{what} or auto", what=expected) if field.auto else expected
+
+
+def with_4bit(chosen: Settings, four: bool) -> Settings:
+    """The same settings with what `model.load_in_4bit` came to."""
+    return chosen.model_copy(update={"model": chosen.model.model_copy(update={"load_in_4bit": four})})
 
 
 def merge(*layers: dict[str, Any]) -> dict[str, Any]:

@@ -67,8 +67,11 @@ class Supervisor:
         self._make_way()
         while claimed := self.jobs.claim(self.leases):
             self._start(claimed)
-        if self.jobs.queue() or self.jobs.all(states=BUSY):
+        busy = self.jobs.all(states=BUSY) + self.jobs.all(states=BUSY, deleted=True)
+        if self.jobs.queue() or busy:
             self.busy_at = now
+        taken = {job.lease for job in busy}
+        self.executor.warm(next((lease for lease in self.leases if lease not in taken), None), self.home.standby_log)
         if now - self.tidied > TIDY_SECONDS:
             self.tidied = now
             try:

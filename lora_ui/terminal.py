@@ -161,6 +161,8 @@ def print_fit(report: dict[str, Any]) -> None:
     print(f"{memory.gigabytes(report['predicted_bytes'])} needed:")
     for name, size in report["items"].items():
         print(f"  {name:12} {memory.gigabytes(size):>10}")
+    for key, made in report["decisions"].items():
+        print(f"  {key} = {str(made['value']).lower()}: {made['reason']}")
     if report["calibration"]:
         print(report["calibration"]["text"])
     for place in report["places"]:

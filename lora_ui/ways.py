@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ui import memory, settings
+from lora_ui import memory, methods, settings
 from lora_ui.errors import Say
 from lora_ui.memory import Place, Rows
 from lora_ui.models import BaseModel
@@ -60,7 +60,7 @@ def ways(base: BaseModel, chosen: Settings, rows: Rows, place: Place, others: li
 def _tried(base: BaseModel, chosen: Settings, rows: Rows, place: Place, said: Say, change: dict[str, Any], before: int) -> Way | None:
     changed = settings.parse(settings.merge(chosen.model_dump(), change))
     _, needed = memory.settle(base, changed, rows, place)
-    if needed is None:
+    if needed is None or methods.problems(changed, base.config):
         return None
     total = sum(needed.values())
     return Way(said, change, before - total, total, memory.verdict(needed, place))
@@ -71,11 +71,11 @@ def _changes(chosen: Settings, rows: Rows, place: Place) -> Iterator[tuple[Say, 
     training, adapter = chosen.training, chosen.adapter
     if isinstance(training.per_device_train_batch_size, int) and training.per_device_train_batch_size > 1:
         yield Say("Fewer rows at once, as many in a step"), {"training": {"per_device_train_batch_size": "auto"}}
-    if training.activation_checkpointing is False:
+    if training.activation_checkpointing in (False, "half"):
         yield Say("Time for memory: on"), {"training": {"activation_checkpointing": True}}
     if "8bit" not in training.optim and place.device == "cuda":
         yield Say("The optimizer in 8 bits"), {"training": {"optim": "paged_adamw_8bit"}}
-    if not chosen.model.load_in_4bit and place.device != "mps":
+    if chosen.model.load_in_4bit is False and place.device != "mps":
         yield Say("The base model in 4 bits"), {"model": {"load_in_4bit": True, "load_in_8bit": False}}
     if adapter.r > 8:
         alpha = max(1, round(adapter.lora_alpha * 8 / adapter.r))

@@ -87,8 +87,10 @@ def test_the_estimate_grows_by_what_runs_measure_of_it_and_says_so(home: Home, t
     assert plan["calibration"] == runs.asked(home, raw)["calibration"] == 1.04
     assert "4 % more memory than estimated" in fitting.items(Words("en"), plan) and "多 4 %" in fitting.items(Words("zh"), plan)
     assert report["calibration"]["text"].startswith("On this machine runs used 4 % more")
-    elsewhere = preflight.plan(home, raw, gpu_memory=8 * 2**30)["memory"]
+    there = preflight.plan(home, {**raw, "model": {"base_model": base.name, "load_in_4bit": "auto"}}, gpu_memory=8 * 2**30)
+    elsewhere = there["memory"]
     assert elsewhere["calibration"] is None and "calibration" not in elsewhere["items"]
+    assert "of 8.0 GB is enough with 16 bits" in there["decisions"][memory.PRECISION]["reason"]  # of the GPU that was asked about
 
 
 def test_less_is_counted_in_too() -> None:

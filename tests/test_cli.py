@@ -172,6 +172,8 @@ def test_fit_says_whether_it_fits_and_what_to_change(run):
     taken = json.loads(run(*asked, "12GiB", "--set", "model.load_in_4bit=true", "--json")[1])
     assert taken["verdict"] == way["verdict"] == "fits" and taken["predicted_bytes"] == way["needs"]
     assert json.loads(run(*asked, "24GiB", "--json")[1])["verdict"] == "fits"
+    _, out, _ = run(*asked, "12GiB", "--preset", "balanced")
+    assert "model.load_in_4bit = true: on, because even at its leanest" in out and "A GPU with 12.0 GB: fits" in out
 
 
 def test_runs_that_are_not_there(run):
@@ -216,6 +218,7 @@ def test_the_whole_way_from_the_terminal(run, file, standin_hub, tmp_path):
         "train_loss",
         "eval_loss",
         "tokens_per_second",
+        "peak_share",
         "seconds",
         "phases",
         "memory",

@@ -17,7 +17,8 @@ def settings_table() -> str:
     lines = ["| Key | Label | Default | Takes | |", "|---|---|---|---|---|"]
     for field in settings.fields():
         bounds = "" if field.minimum is None else f"{'above' if field.above else 'from'} {field.minimum:g} to {field.maximum:g}"
-        takes = ", ".join(map(str, field.choices)).lower() if field.choices else bounds or field.kind
+        choices = [field.kind, *field.choices] if field.kind == "switch" else field.choices
+        takes = ", ".join(map(str, choices)).lower() if choices else bounds or field.kind
         takes += ", or auto" if field.auto else ""
         default = (
             str(field.default).lower() if isinstance(field.default, bool) else "" if field.default in (None, "", {}, []) else field.default

@@ -42,7 +42,7 @@ def test_it_says_how_far_it_is_and_answers_as_the_dry_run_does_here() -> None:
     assert answer is not None and all(found is None for _, _, found in told[:-1])
     decided, needed = memory.settle(base(), CHOSEN, ROWS, PLACE)
     assert needed is not None
-    measured = dryrun.measure(CONFIG, CHOSEN, memory.step_of(CHOSEN, decided, ROWS, PLACE))
+    measured = dryrun.measure(CONFIG, CHOSEN, memory.step_of(base(), CHOSEN, decided, ROWS, PLACE))
     assert answer["exact_bytes"] == measured["peak"] + needed["context"] + needed["margin"]
     assert answer["predicted_bytes"] == sum(needed.values()) == sum(form for form, _ in answer["items"].values())
     assert answer["exact_bytes"] == sum(found for _, found in answer["items"].values())
@@ -70,6 +70,15 @@ def test_a_dry_run_that_cannot_be_made_is_said() -> None:
         list(exactly.check(base(hidden_act="no such function"), CHOSEN, ROWS, PLACE))
     with pytest.raises(errors.DryRunFailed, match="not described"):
         list(exactly.check(base(model_type="mamba"), CHOSEN, ROWS, PLACE))
+
+
+def test_it_is_made_with_four_bits_where_they_were_decided() -> None:
+    wide = base(hidden_size=1024, intermediate_size=4096)
+    told = [
+        list(exactly.check(wide, settings.parse({"model": {"load_in_4bit": bits}}), ROWS, memory.another(2**20)))[-1][2]
+        for bits in ("auto", True)
+    ]
+    assert told[0] == told[1] and told[0] is not None
 
 
 @pytest.mark.parametrize("optim", ["adamw_torch_fused", "paged_adamw_8bit", "adafactor"])

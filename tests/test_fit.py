@@ -161,10 +161,10 @@ def test_nothing_is_estimated_without_tokens_or_size() -> None:
 
 
 def test_operations_follow_the_law_of_four() -> None:
-    """2P forward, 2P backward through frozen weights, the head a third time, 6 for what learns; an unknown shape counts as 4P."""
+    """2P forward, 2P backward through frozen weights, 6 for what learns; an unknown shape counts as 4P."""
     assert STARTER.config is not None
     model = fit.shape(STARTER.config)
     assert model is not None
     inside = sum(one.inputs * one.outputs for one in model.linears) * model.layers
-    assert fit.step_flops(STARTER, 100) == 4 * inside + 6 * model.head + 600
+    assert fit.step_flops(STARTER, 100) == 4 * (inside + model.head) + 600
     assert fit.step_flops(BaseModel(name="x", kind="hub", title="x", parameters=1000), 0) == 4000

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from lora_ui import machine, memory, settings, ways
+from lora_ui import machine, memory, presets, settings, ways
 from lora_ui.machine import GIB
 from lora_ui.memory import Place, Rows, Step
 from lora_ui.models import BaseModel, catalogue
+from lora_ui.presets import Decision
 from lora_ui.worker import dryrun
 
 
@@ -37,6 +38,7 @@ GRID = [
     (SMALL, 2, 1024, False, "bfloat16", {}),
     (SMALL, 1, 1024, False, "float32", {}),
     (SMALL, 4, 512, True, "float32", {}),
+    (SMALL, 1, 8192, False, "bfloat16", {}),
     (EIGHT_B, 1, 4096, False, "bfloat16", {}),
     (EIGHT_B, 4, 2048, True, "bfloat16", {}),
     (EIGHT_B, 2, 1024, False, "bfloat16", FOUR_BIT),
@@ -46,6 +48,9 @@ GRID = [
     (QWEN3, 2, 1024, False, "bfloat16", {"adapter": {"use_dora": True, "r": 64}}),
     (GEMMA, 2, 1024, True, "bfloat16", {"adapter": {"r": 256}}),
     (PHI3, 2, 1024, False, "bfloat16", {}),
+    (EIGHT_B, 4, 2048, 2, "bfloat16", {}),
+    (SEVENTY_B, 1, 2048, 2, "bfloat16", FOUR_BIT),
+    ({**QWEN3, "num_hidden_layers": 7}, 2, 1024, 2, "bfloat16", {}),
     (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "lorafa"}}),
     (SMALL, 4, 512, True, "bfloat16", {"adapter": {"method": "adalora"}}),
     (QWEN3, 2, 512, False, "bfloat16", {"adapter": {"method": "vera", "r": 256}}),
@@ -65,13 +70,25 @@ def base(config: dict[str, Any]) -> BaseModel:
 @pytest.mark.parametrize(
     ("config", "rows", "length", "checkpointing", "dtype", "groups"),
     GRID,
-    ids=[f"{c['model_type']} {c['hidden_size']} {r}x{n} {'twice' if k else 'kept'} {d} {g}" for c, r, n, k, d, g in GRID],
+    ids=[f"{c['model_type']} {c['hidden_size']} {r}x{n} {('kept', 'twice', 'half')[k]} {d} {g}" for c, r, n, k, d, g in GRID],
 )
 def test_the_closed_form_agrees_with_the_judge(
-    config: dict[str, Any], rows: int, length: int, checkpointing: bool, dtype: str, groups: dict[str, Any]
+    config: dict[str, Any], rows: int, length: int, checkpointing: int, dtype: str, groups: dict[str, Any]
 ) -> None:
-    chosen = settings.parse(groups)
-    step = Step(rows, length, checkpointing, "cuda" if dtype == "bfloat16" else "cpu", dtype)
+    agrees(config, settings.parse(groups), Step(rows, length, checkpointing, "cuda" if dtype == "bfloat16" else "cpu", dtype))
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+def test_a_mask_is_counted_where_one_is_needed(packed: bool) -> None:
+    """On GPUs older than FlashAttention; of packed sequences together it covers all."""
+    step = Step(2, 1024, False, "cuda", "float16", attention="sdpa", packed=packed)
+    agrees(SMALL, settings.parse({}), step)
+    of_one = memory.items(base(SMALL), settings.parse({}), replace(step, rows=1))
+    of_two = memory.items(base(SMALL), settings.parse({}), step)
+    assert of_one and of_two and (of_two["activations"] > 2.05 * of_one["activations"]) is packed
+
+
+def agrees(config: dict[str, Any], chosen: settings.Settings, step: Step) -> None:
     measured = dryrun.measure(config, chosen, step)["peak"]
     needed = memory.items(base(config), chosen, step)
     assert needed is not None
@@ -122,13 +139,34 @@ def values(raw: dict[str, Any], size: float) -> dict[str, Any]:
 
 def test_what_is_decided_follows_the_memory_and_keeps_the_step() -> None:
     raw = {"training": {"max_length": 2048, "global_batch_size": 16, "packing": False}}
-    whole, half, little = (values(raw, size) for size in (140, 64, 20))
+    whole, half, less, little = (values(raw, size) for size in (140, 64, 40, 20))
     batch, parts, twice = "training.per_device_train_batch_size", "training.gradient_accumulation_steps", memory.CHECKPOINTING
-    assert not whole[twice] and not half[twice] and little[twice]
+    assert [one[twice] for one in (whole, half, less, little)] == [False, False, "half", True]
     assert whole[batch] > half[batch] and half[batch] * 2000 >= memory.BUSY
-    for one in (whole, half, little):
+    for one in (whole, half, less, little):
         assert one[batch] * one[parts] == 16
         assert one["total_steps"] == whole["total_steps"]
+
+
+def precision(bits: Any, size: float, device: str = "cuda", **model: Any) -> Decision:
+    place = replace(gpu(size), device=device)
+    decided, needed = memory.settle(QWEN3_8B, settings.parse({"model": {"load_in_4bit": bits, **model}}), ROWS, place)
+    by_hand = settings.with_4bit(settings.parse({"model": model}), decided[memory.PRECISION].value)
+    assert needed == memory.settle(QWEN3_8B, by_hand, ROWS, place)[1]  # what is said is said of what was decided
+    return decided[memory.PRECISION]
+
+
+def test_four_bits_are_taken_where_sixteen_do_not_fit_and_only_there() -> None:
+    enough, little = precision("auto", 24), precision("auto", 12)
+    assert enough.value is False and "of 24.0 GB is enough with 16 bits" in enough.reason
+    assert little.value is True and "of 12.0 GB with 16 bits" in little.reason
+    assert precision("auto", 12, load_in_8bit=True).value is False
+    assert precision("auto", 12, device="cpu").value is False
+    assert precision("auto", 12, device="mps").value is False
+    for person in (True, False):
+        assert [precision(person, size).value for size in (8, 140)] == [person, person]
+        assert precision(person, 8).reason == presets.CHOSEN
+    assert all("4 bits" not in way.said for size in (8, 12, 24) for way in found({"model": {"load_in_4bit": "auto"}}, size))
 
 
 def test_what_a_person_set_is_kept_though_it_does_not_fit() -> None:
@@ -190,3 +228,15 @@ def test_this_machine_is_a_place() -> None:
     gpus = [machine.Gpu("a", "Big", 80 * GIB, 70 * GIB, (9, 0)), machine.Gpu("b", "Small", 8 * GIB, 8 * GIB, (7, 5))]
     two = memory.here(replace(look, device="cuda", gpus=gpus))
     assert [(place.name, place.whole) for place in two] == [("Small", 8 * GIB), ("Big", 80 * GIB)]
+
+
+def test_a_method_that_cannot_read_a_squeezed_base_never_gets_one() -> None:
+    wanted = {"model": {"load_in_4bit": "auto"}}
+    decided, _ = memory.settle(QWEN3_8B, settings.parse(wanted), ROWS, gpu(12))
+    assert decided[memory.PRECISION].value is True
+    for init in ({"init_lora_weights": "pissa"}, {"method": "ia3"}):
+        chosen = settings.parse({**wanted, "adapter": init})
+        decided, _ = memory.settle(QWEN3_8B, chosen, ROWS, gpu(12))
+        assert decided[memory.PRECISION].value is False and "does not go with it" in decided[memory.PRECISION].reason
+        offered = ways.ways(QWEN3_8B, settings.parse({"adapter": init}), ROWS, gpu(14), [])
+        assert [way for way in offered if way.change.get("model", {}).get("load_in_4bit")] == []

@@ -215,7 +215,8 @@ def test_packing_is_left_off_when_it_would_not_help() -> None:
     assert "fill 512 by themselves" in decide(chosen, 900, 90, "cuda", 400)["training.packing"].reason
     assert "too few steps" in decide(chosen, 12, 1, "cuda", 60)["training.packing"].reason
     long = settings.parse({"training": {"max_length": 8192}})
-    assert "costs more than it saves" in decide(long, 9_000, 90, "cuda", 400)["training.packing"].reason
+    assert "costs more than it saves" in decide(long, 9_000, 90, "cuda", 400, masked=True)["training.packing"].reason
+    assert decide(long, 9_000, 90, "cuda", 400)["training.packing"].value is True
 
 
 def test_no_held_out_rows_no_tests_but_save_points() -> None:

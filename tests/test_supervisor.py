@@ -27,11 +27,15 @@ class Workers:
 
     def __init__(self):
         self.living, self.tokens, self.stops, self.swept, self.dumped, self.code = set(), {}, [], [], [], -9
+        self.warmed = []
 
     def start(self, job, folder, token):
         self.living.add(job.id)
         self.tokens[job.id] = token
         return 4_000_000, 1.0, machine.boot_id()
+
+    def warm(self, lease, log):
+        self.warmed.append(lease)
 
     def alive(self, job):
         return job.id in self.living
@@ -74,6 +78,19 @@ def test_a_run_starts_runs_and_ends_with_its_outcome(home, boss):
     boss.executor.living.clear()
     boss.tick(2)
     assert (boss.jobs.get(job.id).state, boss.jobs.get(job.id).result) == ("finished", {"step": 3})
+
+
+def test_a_worker_is_kept_warm_for_the_next_free_place(home, boss):
+    boss.leases = ["gpu:1", "gpu:2"]
+    boss.tick(1)
+    first = boss.jobs.submit("train", {})
+    boss.tick(2)
+    boss.jobs.submit("train", {})
+    boss.tick(3)
+    finish(home, first)
+    boss.executor.living.discard(first.id)
+    boss.tick(4)
+    assert boss.executor.warmed == ["gpu:1", "gpu:2", None, "gpu:1"]
 
 
 def test_a_worker_without_a_last_word_is_interrupted_and_explained(home, boss):

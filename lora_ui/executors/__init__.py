@@ -1,4 +1,4 @@
-"""Where a worker runs. Every executor starts the same command: `python -m lora_ui.worker JOB_DIR`."""
+"""Where a worker runs. Every executor starts the same command, `python -m lora_ui.worker JOB_DIR`, or has it done by a standby."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from lora_ui.jobs import Job
 class Executor(Protocol):
     def start(self, job: Job, folder: Path, token: str | None) -> tuple[int, float, str]:
         """Start the worker; returns its identity (pid, start time, boot id)."""
+
+    def warm(self, lease: str | None, log: Path) -> None:
+        """Keep a worker ready, as far as this machine allows it, for the job that will hold `lease`; None: keep none."""
 
     def alive(self, job: Job) -> bool: ...
 

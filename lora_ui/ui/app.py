@@ -13,6 +13,8 @@ from lora_ui.home import Home
 from lora_ui.ui import chat, data, door, runs, shell, ship, theme, train
 from lora_ui.ui.words import LANGUAGES, Words
 
+KEPT_CLOSED = 16
+"""Closed pages whose sessions are kept, for one that was only out of reach."""
 MODULES = {"data": data, "train": train, "runs": runs, "chat": chat, "ship": ship}
 
 
@@ -27,7 +29,18 @@ def blocks(home: Home) -> gr.Blocks:
                 address = door.CHINESE[shell.ADDRESSES[name]] if language == "zh" else shell.ADDRESSES[name]
                 _route(demo, t(f"{name}.name"), address.strip("/"))
                 module.build(shell.top(demo, home, t, name))
+        demo.unload(lambda: forget_closed(demo))
     return demo
+
+
+def forget_closed(demo: gr.Blocks) -> None:
+    """Drop the sessions of pages that were closed, the longest unused first. Gradio itself keeps each of them, about 2 MiB of a copy of
+    every page's components, until there are ten thousand."""
+    holder = demo.state_holder
+    closed = [id for id, session in list(holder.session_data.items()) if session.is_closed]
+    for id in closed[:-KEPT_CLOSED]:
+        holder.session_data.pop(id, None)
+        holder.time_last_used.pop(id, None)
 
 
 def _route(demo: gr.Blocks, name: str, path: str) -> None:

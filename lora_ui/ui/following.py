@@ -10,7 +10,7 @@ import gradio as gr
 from lora_ui import errors, memory, methods, models, runs, settings
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
-from lora_ui.ui import draft, fitting, form, plan_card
+from lora_ui.ui import draft, fitting, form, learn, plan_card
 from lora_ui.ui.draft import Draft
 from lora_ui.ui.shell import esc, panel
 from lora_ui.ui.train_parts import Parts
@@ -56,6 +56,7 @@ def follow(t: Words, p: Parts, home: Home, edit: Edit) -> dict[Any, Any]:
             p.see: gr.update(visible=False),
             p.short: gr.update(visible=False),
             p.items: "",
+            p.learn: "",
             p.offered: [],
         }
         quiet = {p.waiting: None, p.timer: gr.Timer(active=False), p.drawn: drawn}
@@ -73,11 +74,17 @@ def follow(t: Words, p: Parts, home: Home, edit: Edit) -> dict[Any, Any]:
         p.exact: "",
         p.gpu: gr.update(info=t("fit.another_wrong" if wrong_size else "fit.another_hint")),
         p.why: plan_card.decisions(t, plan),
+        p.learn: _lesson(t, home, now, plan),
         p.waiting: job,
         p.timer: gr.Timer(active=job is not None),
         p.drawn: drawn,
         **marks,
     }
+
+
+def _lesson(t: Words, home: Home, now: Draft, plan: dict[str, Any]) -> str:
+    chosen = settings.parse(now.raw)
+    return learn.panel(t, models.known(home, chosen.model.base_model, chosen.model.revision), chosen, plan)
 
 
 def _expert_changes(now: Draft) -> int:

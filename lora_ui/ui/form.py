@@ -59,7 +59,7 @@ def _box(t: Words, field: SettingsField) -> Any:
     if field.kind == "choice":
         return gr.Dropdown([(str(c), str(c)) for c in field.choices], value=value, **about)
     if field.kind == "switch" and field.auto:
-        return gr.Dropdown([(t("form." + c), c) for c in ("auto", "on", "off")], value=value, **about)
+        return gr.Dropdown([(t("form." + c), c) for c in ("auto", "on", *field.choices, "off")], value=value, **about)
     if field.kind == "switch":
         return gr.Checkbox(value=value, **about)
     if _is_number_box(field):
@@ -91,7 +91,7 @@ def to_box(field: SettingsField, value: Any) -> Any:
     if field.kind == "choice":
         return str(value)
     if field.kind == "switch":
-        return {"auto": "auto", True: "on", False: "off"}[value] if field.auto else value
+        return {True: "on", False: "off"}.get(value, value) if field.auto else value
     if _is_number_box(field):
         return value
     if field.kind in ("number", "integer"):
@@ -104,7 +104,7 @@ def from_box(field: SettingsField, value: Any) -> Any:
     if field.kind == "choice":
         return {str(c): c for c in field.choices}.get(value, value)
     if field.kind == "switch":
-        return {"auto": "auto", "on": True, "off": False}.get(value, value) if field.auto else value
+        return {"on": True, "off": False}.get(value, value) if field.auto else value
     if value is None or not str(value).strip():
         return "auto" if field.auto else None if field.optional or field.kind != "text" else ""
     if field.kind in ("number", "integer"):

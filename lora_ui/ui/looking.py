@@ -16,10 +16,11 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from lora_ui import data, errors, machine, presets, runs, settings
+from lora_ui import data, errors, machine, memory, models, runs, settings
 from lora_ui.data import checks
 from lora_ui.home import Home
 from lora_ui.jobs import BUSY, WAITING
+from lora_ui.models import BaseModel
 from lora_ui.ui import browser, draft, findings, lengths, report_card, row_view, saved_report, tokens
 from lora_ui.ui.data_parts import Parts
 from lora_ui.ui.shell import Page, esc, number, panel, problem_of
@@ -85,16 +86,17 @@ def checked(home: Home, t: Words, p: Parts, here: dict[str, Any]) -> dict[Any, A
     return {
         p.summary: report_card.summary(t, here["name"], report, list(found.values()), findings.ready(home, here)),
         p.counts: report_card.counts(t, summary, here["raw"]) if summary else gr.skip(),
-        p.lengths: _lengths(t, here["raw"], summary) if summary else wait,
+        p.lengths: _lengths(home, t, here["raw"], summary) if summary else wait,
         p.layout: gr.update(visible=summary["template"] in ("chatml", "named"), value=here["template_for_base"]) if summary else gr.skip(),
         **p.board.show(t, found),
     }
 
 
-def _lengths(t: Words, raw: dict[str, Any], summary: dict[str, Any]) -> str:
+def _lengths(home: Home, t: Words, raw: dict[str, Any], summary: dict[str, Any]) -> str:
     chosen = settings.parse(raw)
-    longest, counted = chosen.training.max_length, (summary["train_rows"], summary["held_out_rows"], machine.look().device)
-    decided = presets.decide(chosen, *counted, summary["median_tokens"], summary["train_tokens"], summary["train_lengths"])
+    base = models.known(home, chosen.model.base_model, chosen.model.revision) or BaseModel(name="", kind="hub", title="")
+    decided, _ = memory.settle(base, chosen, memory.Rows.of(summary), memory.here(machine.look())[0])
+    longest = chosen.training.max_length
     return lengths.picture(t, summary, longest) + lengths.cost(t, summary, longest, decided)
 
 

@@ -96,8 +96,8 @@ def decisions(t: Words, plan: dict[str, Any]) -> str:
 
 
 def shown(t: Words, value: Any) -> str:
-    if isinstance(value, bool):
-        return t("form.on" if value else "form.off")
+    if isinstance(value, bool) or value == "half":
+        return t("form." + {True: "on", False: "off"}.get(value, "half"))
     return (
         "?"
         if value is None

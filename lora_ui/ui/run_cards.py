@@ -49,13 +49,15 @@ def left(t: Words, run: Run) -> str:
 
 
 def progress_words(t: Words, run: Run) -> str:
-    """`step 43 of 69 · 4 min left · 118 tokens/s`, as far as it is known."""
+    """`step 43 of 69 · 4 min left · 118 tokens/s · 31 % of what this machine can calculate`, as far as it is known."""
     parts = []
     if run.get("total_steps"):
         parts.append(t("runs.step_of", step=number(run.get("step") or 0), total=number(run["total_steps"])))
     parts += [words] if (words := left(t, run)) else []
     if run.get("tokens_per_second"):
         parts.append(t("runs.speed", n=number(run["tokens_per_second"])))
+    if run.get("peak_share"):
+        parts.append(t("runs.peak_share", n=f"{100 * run['peak_share']:.0f}"))
     return " · ".join(parts)
 
 

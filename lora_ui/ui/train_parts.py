@@ -105,6 +105,8 @@ class Parts:
             self.gpu = gr.Textbox(label=t("fit.another"), info=t("fit.another_hint"), max_lines=1, elem_id="another-gpu")
         with gr.Accordion(t("train.why"), open=False):
             self.why = html()
+        with gr.Accordion(t("learn.title"), open=False, elem_id="learn"):
+            self.learn = html()
         with gr.Accordion(t("train.command"), open=False):
             self.command = gr.Code(
                 label=t("train.command_box"), language="shell", interactive=False, buttons=["copy"], wrap_lines=True, lines=3, max_lines=12
@@ -137,6 +139,7 @@ class Parts:
             self.items,
             self.exact,
             self.gpu,
+            self.learn,
         ]
         return [
             *told,

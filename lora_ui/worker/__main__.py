@@ -29,8 +29,8 @@ _RESERVE = b"\0" * 65_536
 """Bytes held back on the disk, so that the last word can be written when it is full."""
 
 
-def main(folder: Path, again: bool = False) -> int:
-    job = Job(folder, token_from_stdin(), again)
+def main(folder: Path, token: str | None, again: bool = False) -> int:
+    job = Job(folder, token, again)
     job.stop_on_sigterm()
 
     def clean(text: str) -> str:
@@ -54,7 +54,7 @@ def main(folder: Path, again: bool = False) -> int:
         state, result = "stopped", (e.args[0] if e.args else None)
     except Again:
         said.end()
-        _start_again(job.token)
+        _start_again(folder, job.token)
     except (Exception, SystemExit) as e:
         state, error = "failed", explain(e)
         print(report := traceback.format_exc())
@@ -93,17 +93,17 @@ def _cleaned(value: Any, clean: Callable[[str], str]) -> Any:
     return clean(value) if isinstance(value, str) else value
 
 
-def _start_again(token: str | None) -> None:
+def _start_again(folder: Path, token: str | None) -> None:
     """The same process (pid, start time, log) with empty memory; the token goes along as it came, through standard input."""
     ours, theirs = os.pipe()
     os.write(theirs, json.dumps({"token": token}).encode() + b"\n")
     os.close(theirs)
     os.dup2(ours, 0)
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # a GPU's memory is free once its driver's files are closed
-    os.execv(sys.executable, [*sys.orig_argv, AGAIN])
+    os.execv(sys.executable, [sys.executable, "-m", "lora_ui.worker", str(folder), AGAIN])
 
 
 if __name__ == "__main__":
     faulthandler.enable()
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os._exit(main(Path(sys.argv[1]), AGAIN in sys.argv[2:]))  # a thread that waits for a Hub would keep this process
+    os._exit(main(Path(sys.argv[1]), token_from_stdin(), AGAIN in sys.argv[2:]))  # a thread that waits for a Hub would keep this process

@@ -23,6 +23,8 @@ class Watch(TrainerCallback):
         self.job, self.patience = job, patience
         self.best: tuple[float, int] | None = None
         self.tests_since_best = 0
+        self.full_speed: float | None = None
+        """Tokens per second if this machine did nothing but multiply."""
         self.train_seconds = 0.0
         self.began_at: int | None = None
         """The first step that this process made; not 1 when the run is resumed."""
@@ -58,6 +60,7 @@ class Watch(TrainerCallback):
         row = {"step": state.global_step, "time": time.time(), **logs}
         if "loss" in logs and (speed := self._speed(state.global_step, logs.get("num_tokens"))):
             row["tokens_per_second"] = speed
+            row |= {"peak_share": round(speed / self.full_speed, 4)} if self.full_speed else {}
         self._unwritten.append(row)
         with disk.tolerated():
             while self._unwritten:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from lora_ui import errors, machine
+from lora_ui import errors, machine, memory
 from lora_ui.errors import Say
 from lora_ui.home import Home, read_json, write_json
 from lora_ui.worker import load
@@ -29,7 +29,6 @@ def run(job: Job) -> dict[str, Any]:
     job.phase("load")
     run_id = job.params["run_id"]
     folder = load.local_folder(job, job.params["base_model"], job.params["revision"])
-    job.phase("load")
     tokenizer = load.load_tokenizer(folder)
     model = load.load_model(folder, dtype_for(here), *_squeezed(job, run_id))
     chat = Chat(job.home, job.params["base_model"], folder, tokenizer, SwitchedModel(model), job.stopping)
@@ -62,10 +61,14 @@ def dtype_for(here: machine.Machine) -> torch.dtype:
 
 def _squeezed(job: Job, run_id: str | None) -> tuple[bool, bool]:
     """4-bit or 8-bit as the run was trained: on its GPU the whole model may not fit. A CPU answers faster unsqueezed."""
-    if not run_id or not torch.cuda.is_available():
-        return False, False
-    chosen = read_json(job.home.run(run_id) / "job.json")["params"]["settings"]["model"]
-    return chosen["load_in_4bit"], chosen["load_in_8bit"]
+    return trained_in(job.home, run_id) if run_id and torch.cuda.is_available() else (False, False)
+
+
+def trained_in(home: Home, run_id: str) -> tuple[bool, bool]:
+    """(4-bit, 8-bit) of the base model of a run."""
+    chosen = read_json(home.run(run_id) / "job.json")["params"]["settings"]["model"]
+    decided = read_json(home.run(run_id) / "decided.json")
+    return decided[memory.PRECISION]["value"] if chosen["load_in_4bit"] == "auto" else chosen["load_in_4bit"], chosen["load_in_8bit"]
 
 
 def key(home: Home) -> str:

@@ -36,6 +36,8 @@ _ON_THE_WAY = (
 def digest(params: dict[str, Any], decided: dict[str, Any]) -> str:
     """sha256 of everything that a step depends on: settings, rows, and what was decided for them."""
     ours = {key: value for key, value in decided.items() if key.startswith("training.") and key not in _ON_THE_WAY}
+    if params["settings"]["model"]["load_in_4bit"] == "auto":
+        ours["model.load_in_4bit"] = decided["model.load_in_4bit"]
     what = [params["settings"], params["prepare"], ours, decided["machine.dtype"]]
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 

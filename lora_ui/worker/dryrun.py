@@ -23,14 +23,15 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from trl.kernels import chunked_logprob
-from trl.trainer.utils import add_fused_lm_head
+from trl.trainer import utils as fused
 
 from lora_ui import memory, settings
 from lora_ui.memory import Step
 from lora_ui.settings import Settings
-from lora_ui.worker import methods
+from lora_ui.worker import attention, head, load, methods
 
 STAGES = 5
 
@@ -102,18 +103,22 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     """Bytes of `weights`, `adapter`, `gradients` and `optimizer`, and the `peak` of two steps as `worker/train.py` would make them,
     libraries and CUDA itself aside. `tell` hears how many of `STAGES` are done."""
     dtype = getattr(torch, step.dtype)
-    model = _model(config, chosen, dtype)
+    model = _model(config, chosen, dtype, step)
     mixed = dtype != torch.float32
     adapters = dtype if memory.narrow(chosen) and mixed else torch.float32
     names = ("_forward_tile", "_backward_tile", "_addmm_fp32") if step.device == "cuda" else ()
+    ends = torch.arange(0, step.tokens + 1, step.length, dtype=torch.int32)
+    known = {"cu_seq_lens_q": ends, "max_length_q": step.length} if step.attention == memory.VARLEN else {}
     with FakeTensorMode(allow_non_fake_inputs=True), contextlib.ExitStack() as stack:
+        if step.device == "cpu":
+            stack.enter_context(mock.patch.object(fused, "_ChunkedLogProbFunction", head.Head))
         for name in names:
             stack.enter_context(mock.patch.object(chunked_logprob, name, lambda *a, **k: None))
         _fill(model, adapters)
         if step.checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.activation_checkpointing_enable({"use_reentrant": False}, every_n_layers=step.checkpointing)
             model.enable_input_require_grads()
-        add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
+        fused.add_fused_lm_head(model.get_base_model(), outputs=("log_probs", "entropy", "is_top1"))
         model.train()
         for module in model.modules():
             if isinstance(module, LycorisLayer):
@@ -125,12 +130,13 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
             live.add(tensor)
         adapter = sum(p.nbytes for name, p in model.named_parameters() if p.requires_grad or "lora_A" in name)
         weights, gradients = live.now - adapter, 0
-        ids = torch.zeros(step.rows, step.length, dtype=torch.long)
+        shape = (1, step.tokens) if step.packed or step.attention == memory.VARLEN else (step.rows, step.length)
+        ids = torch.zeros(shape, dtype=torch.long)
         tell(1)
         with live:
             for turn in (0, 1):
-                with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
-                    loss = model(input_ids=ids, labels=ids, fused_lm_head=True, use_cache=False).loss
+                with torch.autocast("cpu", dtype=dtype if mixed else torch.bfloat16, enabled=mixed):
+                    loss = model(input_ids=ids, labels=ids, fused_lm_head=True, use_cache=False, **known).loss
                 tell(2 + 2 * turn)
                 loss.backward()
                 gradients = sum(p.grad.nbytes for p in learning if p.grad is not None)
@@ -144,15 +150,19 @@ def measure(config: dict[str, Any], chosen: Settings, step: Step, tell: Callable
     return {"weights": weights, "adapter": adapter, "gradients": gradients, "optimizer": states, "peak": live.peak}
 
 
-def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype) -> Any:
+def _model(config: dict[str, Any], chosen: Settings, dtype: torch.dtype, step: Step) -> Any:
     """The model with its adapter, without memory of its own."""
+    attention.register()
+    if step.device == "cuda":  # FlashAttention keeps what PyTorch's own keeps for one row
+        AttentionInterface.register(memory.VARLEN, sdpa_attention_forward)
     with torch.device("meta"):
         torch.set_default_dtype(dtype)
         try:
-            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="sdpa")
+            model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation=step.attention)
         finally:
             torch.set_default_dtype(torch.float32)
         model = methods.wrap(model, chosen.adapter, 10)
+    load.spare_casts(model)
     if memory.quantised(chosen):
         head = model.get_output_embeddings()
         for module in [*model.modules()]:

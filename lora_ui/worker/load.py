@@ -33,7 +33,7 @@ KINDS = ("LORA", "ADALORA", "VERA", "OFT", "LOHA", "LOKR", "IA3", "HIRA", "MISS"
 
 
 def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
-    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert.
+    """A folder that stock transformers loads, made or downloaded first if need be. Phases: download, convert, and then load.
 
     Raises what `models.find` raises, StarterUnavailable, UnsupportedModel, DiskFull, Stopped.
     """
@@ -41,11 +41,14 @@ def local_folder(job: Job, base_model: str, revision: str | None) -> Path:
 
     base = _find(job, base_model, revision)
     if base.kind == "starter":
-        return starter.folder(job)
-    if base.kind == "hub":
-        return snapshot(job, base.name, base.revision or revision)
-    assert base.path is not None
-    return starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+        folder = starter.folder(job)
+    elif base.kind == "hub":
+        folder = snapshot(job, base.name, base.revision or revision)
+    else:
+        assert base.path is not None
+        folder = starter.from_gguf(job, Path(base.path)) if base.kind == "gguf" else Path(base.path)
+    job.phase("load")
+    return folder
 
 
 def tokenizer_folder(job: Job, base_model: str, revision: str | None) -> Path:
@@ -159,7 +162,8 @@ def load_model(
     attn_implementation: str = "sdpa",
     device: str | None = None,
 ) -> PreTrainedModel:
-    """The model on `device`, else on this machine's; on a CPU, weights that keep their format stay in their files until they are read.
+    """The model on `device`, else on this machine's: weight after weight from its mapped file to the device, never the whole of it in
+    memory beside that; on a CPU, weights that keep their format stay in their files until they are read.
     `dtype` "auto" keeps the stored one. 4-bit is NF4 with double quantisation, computing in `dtype`. Raises UnsupportedModel."""
     import torch
     from safetensors import SafetensorError
@@ -195,6 +199,17 @@ def keep_gradients(model: PreTrainedModel) -> None:
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.support_avx512bf16_for_cpu = False
+
+
+def spare_casts(model: torch.nn.Module) -> None:
+    """Where numbers of 16 bits are calculated with, autocast gives adapters theirs; PEFT would first make a copy with 32 bits of whatever
+    an adapted weight reads, keep it for the gradients, and have it made short again: the same numbers, at twice the memory. DoRA's
+    lengths are taken of such copies."""
+    from peft.tuners.lora import LoraLayer
+
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and not module.lora_variant:
+            module.cast_input_dtype_enabled = False
 
 
 def _title(folder: Path) -> str:

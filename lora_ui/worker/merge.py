@@ -42,7 +42,6 @@ def run(job: Job) -> dict[str, Any]:
     job.phase("load")
     adapter = load.adapter_folder(job.home, run_id)
     folder = load.base_of_run(job, run_id)
-    job.phase("load")
     tokenizer = load.load_tokenizer(folder)
     prompts = [render.prompt_ids(tokenizer, [{"role": "user", "content": text}]) for text in PROMPTS]
     model = with_adapter(load.load_model(folder, dtype, device="cpu"), adapter)
@@ -93,7 +92,8 @@ def save(model: PeftModel, folder: Path, building: Path, job: Job) -> Say | None
     if usual and weights.keys() <= there.keys():
         torch.set_num_threads(1)  # several wait for each other longer than one weight takes (benchmarks/merge.py)
         todo = {f"{name}.weight": layer for name, layer in layers.items()}
-        shards.write(weights, lambda name: _merged(name, weights[name], todo.get(name)), building, job)
+        space = torch.empty(2, max((weights[name].numel() for name in todo), default=0))
+        shards.write(weights, lambda name: _merged(name, weights[name], todo.get(name), space), building, job)
         plain.config.dtype = str(plain.dtype).removeprefix("torch.")
         plain.config.architectures = [type(plain).__name__]
         plain.config.save_pretrained(building)
@@ -107,8 +107,9 @@ def save(model: PeftModel, folder: Path, building: Path, job: Job) -> Say | None
 
 
 @torch.inference_mode()
-def _merged(name: str, weight: torch.Tensor, layer: Linear | None) -> torch.Tensor:
-    """`weight` with what its layer adds, rounded once; the model itself stays in its files. Raises MergeFailed."""
+def _merged(name: str, weight: torch.Tensor, layer: Linear | None, space: torch.Tensor) -> torch.Tensor:
+    """`weight` with what its layer adds, rounded once; the model itself stays in its files. `space`: float32 numbers, twice as many as
+    the largest weight has: new memory for each costs as much as the arithmetic. Raises MergeFailed."""
     if layer is None:
         return weight
     if layer.lora_variant:  # DoRA: PEFT works it out, on a copy
@@ -116,8 +117,15 @@ def _merged(name: str, weight: torch.Tensor, layer: Linear | None) -> torch.Tens
         before, inner.weight.data = inner.weight.data, weight.clone()
         layer.merge()
         merged, inner.weight.data = inner.weight.data, before
-    else:  # as PEFT does in more steps
-        merged = layer.get_delta_weight(layer.active_adapter[0]).add_(weight).to(weight.dtype)
+        _check_numbers(name, merged)
+        return merged
+    a, b = (one[layer.active_adapter[0]].weight for one in (layer.lora_A, layer.lora_B))
+    if a.dtype == b.dtype == torch.float32 and not layer.fan_in_fan_out:  # as PEFT does, one rounding after the other
+        delta, before = (one[: weight.numel()].view_as(weight) for one in space)
+        torch.mm(b, a, out=delta).mul_(layer.scaling[layer.active_adapter[0]]).add_(before.copy_(weight))
+    else:
+        delta = layer.get_delta_weight(layer.active_adapter[0]).add_(weight)
+    merged = delta.to(weight.dtype, copy=True)  # the space is used again while this is written
     _check_numbers(name, merged)
     return merged
 

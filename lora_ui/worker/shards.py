@@ -1,4 +1,4 @@
-"""Safetensors files written weight after weight, so that memory holds one weight at a time.
+"""Safetensors files written weight after weight, so that memory holds two weights at most.
 
 The format: eight bytes say how long the head is, the head is JSON with each weight's number format, shape and place, and then
 come the numbers. `safetensors` itself writes only what is in memory all at once.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -40,13 +41,16 @@ def write(weights: dict[str, torch.Tensor], make: Callable[[str], torch.Tensor],
     for number, names in enumerate(parts, 1):
         file = "model.safetensors" if len(parts) == 1 else f"model-{number:05d}-of-{len(parts):05d}.safetensors"
         places |= dict.fromkeys(names, file)
-        with open(folder / file, "wb") as f:
-            f.write(_head(weights, names))
-            for name in names:
+        with open(folder / file, "wb") as f, ThreadPoolExecutor(1) as beside:
+            written = beside.submit(f.write, _head(weights, names))
+            for name in names:  # one is made while the one before is written
                 job.check()
-                f.write(make(name).contiguous().flatten().view(torch.uint8).numpy())
+                numbers = make(name).contiguous().flatten().view(torch.uint8).numpy()
+                written.result()
+                written = beside.submit(f.write, numbers)
                 done += weights[name].nbytes
                 job.progress(done, total, "bytes")
+            written.result()
     if len(parts) > 1:
         numbers = sum(weight.numel() for weight in weights.values())
         about = {"total_parameters": numbers, "total_size": total}

@@ -22,6 +22,8 @@ from lora_ui.presets import Decision
 from lora_ui.worker import checkpoints, disk, shortage
 from lora_ui.worker.job import Again, Job, Stopped
 
+ATTENTION = "machine.attn_implementation"
+
 
 def run(job: Job) -> dict[str, Any]:
     """Train the run in `job.folder`; returns the result that `show` reads. Raises Stopped (with a result) when asked to stop."""
@@ -34,7 +36,7 @@ def run(job: Job) -> dict[str, Any]:
     from datasets import disable_progress_bars
 
     job.check()
-    from lora_ui.worker import load, prepare
+    from lora_ui.worker import attention, load, prepare, speed
     from lora_ui.worker import methods as adapters
     from lora_ui.worker.callbacks import Watch
     from lora_ui.worker.trainer import SavingTrainer
@@ -48,7 +50,8 @@ def run(job: Job) -> dict[str, Any]:
     # The rows: the very tokens that the preview showed.
     job.phase("prepare")
     checkpoints.tidy(points)
-    summary = prepared.summary(job.home, job.params["prepare"]) or prepare.make(job, job.params["prepare"])
+    known = prepared.summary(job.home, job.params["prepare"])
+    summary = known or prepare.make(job, job.params["prepare"])
     rows = prepared.folder(job.home, job.params["prepare"])
     cache = job.folder / ".cache"
     train_rows = _rows(rows / "train.parquet", cache)
@@ -60,7 +63,7 @@ def run(job: Job) -> dict[str, Any]:
         raise problem
 
     # What the machine decides, once; a resumed run keeps it.
-    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder)
+    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder, known is not None)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
     settings_digest = checkpoints.digest(job.params, decided)
@@ -70,11 +73,13 @@ def run(job: Job) -> dict[str, Any]:
     tokenizer = load.load_tokenizer(folder)
     if tokenizer.chat_template is None and summary["template"] in prepare.LAYOUTS:
         tokenizer.chat_template = prepare.LAYOUTS[summary["template"]]
-    attention = decided["machine.attn_implementation"]
-    model = load.load_model(folder, dtype, chosen.model.load_in_4bit, chosen.model.load_in_8bit, attention)
+    attention.register()
+    four = decided.get(memory.PRECISION, chosen.model.load_in_4bit)  # a run that began before this was decided does not say it
+    model = load.load_model(folder, dtype, four, chosen.model.load_in_8bit, decided[ATTENTION])
     load.keep_gradients(model)
     torch.manual_seed(chosen.training.seed)
     model, first = adapters.adapt(job, model, chosen, train_rows, decided["total_steps"], last_good)
+    load.spare_casts(model)
     trainable, everything = model.get_nb_trainable_parameters()
 
     arguments = _arguments(points / checkpoints.STAGING, chosen, decided, device, bool(held_out))
@@ -88,11 +93,13 @@ def run(job: Job) -> dict[str, Any]:
         processing_class=tokenizer,
         callbacks=[watch, *adapters.callbacks(chosen)],
     )
+    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
+    watch.full_speed = speed.full(job.home, here.name, decided, base, trainable, summary["train_lengths"])
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
     trainer.chosen, trainer.first = chosen, first
     trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
     # TRL makes the adapters of a quantised base bfloat16: fp16's gradient scaler cannot take it, and numbers near one would stand still
-    if dtype != torch.bfloat16 or not memory.narrow(chosen):
+    if dtype != torch.bfloat16 or not memory.narrow(settings.with_4bit(chosen, bool(four))):
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 
@@ -154,11 +161,16 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
     took = chosen.training.model_dump(exclude={"global_batch_size"}) | {
         key.removeprefix("training."): value for key, value in decided.items() if key.startswith("training.")
     }
+    end_to_end = decided[ATTENTION] == memory.VARLEN
+    if end_to_end and not took["packing"]:
+        took["max_length"] = None  # rows were cut when they were prepared
+    twice = took.pop("activation_checkpointing")
     return SFTConfig(
         output_dir=str(output),
         **{k: v for k, v in took.items() if k in SFTConfig.__dataclass_fields__ and k != "save_total_limit"},
         eval_strategy="steps" if tested else "no",
         eval_steps=decided["evaluation.eval_steps"] if tested else None,
+        padding_free=end_to_end,
         eval_packing=False,
         prediction_loss_only=True,
         save_strategy="steps",
@@ -168,8 +180,10 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
         fp16=decided["machine.dtype"] == "float16",
         use_cpu=device == "cpu",
         dataloader_pin_memory=device == "cuda",
+        accelerator_config={"non_blocking": device == "cuda"},  # rows go over while the GPU works
         data_seed=chosen.training.seed,
-        activation_checkpointing_kwargs={"use_reentrant": False},
+        activation_checkpointing=bool(twice),
+        activation_checkpointing_kwargs={"use_reentrant": False, "every_n_layers": memory.EVERY[twice] or 1},
         logging_first_step=True,
         logging_nan_inf_filter=False,
         disable_tqdm=True,
@@ -178,14 +192,19 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
     )
 
 
-def _decide(job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path) -> dict[str, Any]:
-    """Every automatic value with its reason, written to `decided.json`."""
+def _decide(
+    job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path, reused: bool
+) -> dict[str, Any]:
+    """Every automatic value with its reason, written to `decided.json`. `reused`: the tokens were there before."""
     base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     place = replace(memory.here(here)[0], factor=job.params.get("calibration", 1.0))
     made, _ = memory.settle(base, chosen, memory.Rows.of(summary), place)
     together = _tested_at_once(made, chosen, summary, here.device)
+    before = Say("the rows were turned into tokens before, for the same base model and the same settings")
+    made["data.tokens"] = Decision("reused", before) if reused else Decision("made", Say("the rows were turned into tokens by this run"))
     made[shortage.TESTED] = Decision(together, Say("tests take no more tokens at once than a step of training"))
-    said = {key: decision.as_dict() for key, decision in {**made, **_machine_decisions(here)}.items()}
+    made |= {**_machine_decisions(here), ATTENTION: memory.attention(base.config, here.device, here.dtype)}
+    said = {key: decision.as_dict() for key, decision in made.items()}
     write_json(job.folder / "decided.json", said)
     return said
 
@@ -198,7 +217,7 @@ def _tested_at_once(made: dict[str, Decision], chosen: settings.Settings, summar
 
 
 def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
-    """What the machine settles alone: number format, attention, threads."""
+    """What the machine settles alone: number format and threads."""
     why = {
         ("cuda", "bfloat16"): Say("this GPU calculates in bfloat16 at full speed"),
         ("cuda", "float16"): Say("this GPU is older than bfloat16"),
@@ -209,7 +228,6 @@ def _machine_decisions(here: machine.Machine) -> dict[str, Decision]:
     return {
         "machine.device": Decision(here.device, Say("it is what this machine has: {name}", name=here.name)),
         "machine.dtype": Decision(here.dtype, why[here.device, here.dtype]),
-        "machine.attn_implementation": Decision("sdpa", Say("it ships with torch and keeps packed rows apart")),
         "machine.threads": Decision(here.cores, Say("this machine lets a run use {cores} cores", cores=here.cores)),
     }
 
@@ -272,7 +290,6 @@ def _losses(path: Path) -> dict[str, Any]:
     train = [row["loss"] for row in rows if row.get("loss") is not None]
     tests = [(row["step"], row["eval_loss"]) for row in rows if row.get("eval_loss") is not None]
     after = [loss for step, loss in tests if step > 0]
-    speeds = sorted(row["tokens_per_second"] for row in rows if row.get("tokens_per_second"))
     return {
         "train_loss": {"first": train[0] if train else None, "last": train[-1] if train else None},
         "eval_loss": {
@@ -281,7 +298,7 @@ def _losses(path: Path) -> dict[str, Any]:
             "best": min(after, default=None),
             "last": after[-1] if after else None,
         },
-        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "tokens_per_second": metrics.middle(rows, "tokens_per_second"),
     }
 
 

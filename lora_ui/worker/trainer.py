@@ -1,4 +1,5 @@
-"""SFTTrainer whose save points are verified, and which goes on from one as if nothing had happened."""
+"""SFTTrainer whose steps leave out what brings nothing, whose save points are verified, and which goes on from one as if nothing had
+happened."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from trl import SFTTrainer
 
 from lora_ui.home import read_json, write_json
 from lora_ui.settings import Settings
-from lora_ui.worker import checkpoints, disk, methods
+from lora_ui.worker import checkpoints, disk, head, methods
 from lora_ui.worker.callbacks import Watch
 
 COUNTERS = "counters.json"
@@ -23,6 +24,8 @@ COUNTERS = "counters.json"
 class SavingTrainer(SFTTrainer):
     """`args.output_dir` has to be `checkpoints/.staging`. Raises LossDiverged and DiskFull at a save; the points before stay."""
 
+    _total_train_tokens: Any
+    """A number, or one that is still on the device."""
     keep: int
     watch: Watch
     settings: str
@@ -34,6 +37,13 @@ class SavingTrainer(SFTTrainer):
     """First values that were taken out of the base."""
     testing = False
     """Whether a test is under way, after the first step."""
+
+    def __init__(self, *args: Any, **named: Any):
+        super().__init__(*args, **named)
+        model = self.model.train()  # a loaded base model is not yet, while PEFT's module around it is
+        walk = model.train
+        # Asked for at every micro-step, and a walk over thousands of modules
+        model.train = lambda mode=True: model if model.training == mode else walk(mode)
 
     def go_on(self, point: Path | None) -> None:
         """Train to the end, from the start or from a save point. One of the last step is only loaded: transformers would train a step
@@ -55,6 +65,38 @@ class SavingTrainer(SFTTrainer):
             found: dict[str, float] = super().evaluate(*args, **named)
         self.testing = False
         return found
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+        """TRL's, but what is only counted stays on the device until it is logged: each look at a number there waits for the GPU.
+        `return_outputs` is never asked for with `prediction_loss_only`."""
+        if self.aux_loss_enabled:  # experts: their own loss is added there
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        read = {name: value for name, value in inputs.items() if name != "attention_mask"}  # padding stands behind: nothing looks at it
+        with head.here(self.args.device.type):
+            found = model(**read, use_cache=False, fused_lm_head=True)
+        likely, learned = found.log_probs, found.label_mask.sum()
+        each = -likely * likely.exp().detach() if self.args.loss_type == "dft" else -likely
+        loss = each.sum() / torch.as_tensor(learned if num_items_in_batch is None else num_items_in_batch).clamp(min=1)
+        counted = self._metrics["train" if model.training else "eval"]
+        for name, sums in (("entropy", found.entropy.detach().sum()), ("mean_token_accuracy", found.is_top1.sum())):
+            counted[name].append(torch.where(learned > 0, sums / learned, 0.0))
+        if model.training:
+            mask = inputs.get("attention_mask")
+            self._total_train_tokens += inputs["position_ids"].size(1) if mask is None else mask.sum()
+        counted["num_tokens"] = [self._total_train_tokens]
+        return loss
+
+    def _read(self) -> None:
+        """Numbers that stayed on the device."""
+        self._total_train_tokens = int(self._total_train_tokens)
+        for counted in self._metrics.values():
+            for values in counted.values():
+                fresh = [value for value in values if isinstance(value, torch.Tensor)]
+                values[len(values) - len(fresh) :] = torch.stack(fresh).tolist() if fresh else []
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        self._read()
+        super().log(logs, start_time)
 
     def save(self) -> None:
         """A save point of this step."""
@@ -91,6 +133,7 @@ class SavingTrainer(SFTTrainer):
 
     def _counters(self) -> dict[str, Any]:
         """What the trainers count between two points and transformers does not save; floats come back bit for bit."""
+        self._read()
         return {
             "num_tokens": self._total_train_tokens,
             "loss": self._tr_loss.item(),

@@ -3,8 +3,9 @@
 import pynvml
 import pytest
 
-from lora_ui import machine, runs
+from lora_ui import machine, memory, runs
 from lora_ui.home import read_json
+from lora_ui.worker import attention
 
 pytestmark = pytest.mark.gpu
 
@@ -28,6 +29,22 @@ def test_a_run_learns_on_the_gpu_and_gives_its_memory_back(home, tiny, until, pr
     assert decided["machine.dtype"]["value"] == ("bfloat16" if machine.look().gpus[0].capability >= (8, 0) else "float16")
     assert shown["train_loss"]["last"] < shown["train_loss"]["first"] and 0 < shown["memory"]["measured_bytes"] < 2**33
     assert used_bytes() - before < 64 * 2**20
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_rows_end_to_end_are_each_row_alone(family: str) -> None:
+    """FlashAttention through torch against the padded calculation in float32, with and without a sliding window."""
+    import torch
+
+    from tests.worker.test_attention import end_to_end, made, rows
+
+    attention.register()
+    ids, exact = [one.cuda() for one in rows()], made(family, "eager").cuda()
+    expected = torch.cat([exact(one, use_cache=False).logits for one in ids], 1)
+    usual = torch.cat([made(family, "sdpa").cuda().bfloat16()(one, use_cache=False).logits for one in ids], 1)
+    told = {name: one.cuda() if isinstance(one, torch.Tensor) else one for name, one in end_to_end(ids).items()}
+    found = made(family, memory.VARLEN).cuda().bfloat16()(**told).logits
+    assert (found - expected).abs().max() < 1.5 * (usual - expected).abs().max()
 
 
 def test_two_runs_on_one_gpu_go_one_after_the_other(home, tiny, until):

@@ -45,11 +45,11 @@ def shown_rows(place: tuple[Home, Path, str], learn: str) -> tuple[Path, Counter
     return there, Counter((tuple(row["input_ids"]), tuple(row["labels"])) for row in prepared.read_rows(there, "train"))
 
 
-def trained_rows(batch: dict[str, Any], packing: bool) -> Iterator[Row]:
-    """A packed sequence comes apart where its positions begin anew; a padded one ends with its attention mask."""
+def trained_rows(batch: dict[str, Any], end_to_end: bool) -> Iterator[Row]:
+    """Rows end to end come apart where their positions begin anew; a padded one ends with its attention mask."""
     for at, ids in enumerate(batch["input_ids"].tolist()):
         labels = batch["labels"][at].tolist()
-        if packing:
+        if end_to_end:
             positions = batch["position_ids"][at].tolist()
             edges = [*(i for i, position in enumerate(positions) if position == 0), len(ids)]
         else:
@@ -58,15 +58,18 @@ def trained_rows(batch: dict[str, Any], packing: bool) -> Iterator[Row]:
         yield from ((tuple(ids[a:b]), tuple(labels[a:b])) for a, b in pairwise(edges))
 
 
-@pytest.mark.parametrize("packing", [False, True], ids=["rows", "packed"])
+@pytest.mark.parametrize(("packing", "end_to_end"), [(False, False), (False, True), (True, True)], ids=["padded", "rows", "packed"])
 @pytest.mark.parametrize("learn", ["all", "everything"])
-def test_the_trainers_batches_are_what_the_preview_shows(place: tuple[Home, Path, str], tmp_path: Path, packing: bool, learn: str) -> None:
+def test_the_trainers_batches_are_what_the_preview_shows(
+    place: tuple[Home, Path, str], tmp_path: Path, packing: bool, end_to_end: bool, learn: str
+) -> None:
     _, base, _ = place
     folder, shown = shown_rows(place, learn)
     arguments = SFTConfig(
         output_dir=str(tmp_path / "out"),
-        max_length=256,
+        max_length=256 if packing or not end_to_end else None,
         packing=packing,
+        padding_free=end_to_end,
         per_device_train_batch_size=2,
         use_cpu=True,
         bf16=False,
@@ -75,6 +78,6 @@ def test_the_trainers_batches_are_what_the_preview_shows(place: tuple[Home, Path
     model = AutoModelForCausalLM.from_pretrained(base)
     rows = _rows(folder / "train.parquet", tmp_path / "cache")
     trainer = SFTTrainer(model=model, args=arguments, train_dataset=rows, processing_class=load.load_tokenizer(base))
-    trained = Counter(row for batch in trainer.get_train_dataloader() for row in trained_rows(batch, packing))
+    trained = Counter(row for batch in trainer.get_train_dataloader() for row in trained_rows(batch, end_to_end))
     assert sum(shown.values()) == 180
     assert trained == shown

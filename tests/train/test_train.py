@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import modeling_utils
 
-from lora_ui import metrics, runs
-from lora_ui.home import read_json
+from lora_ui import memory, metrics, runs
+from lora_ui.home import read_json, write_json
+from lora_ui.worker import chat, checkpoints
+from tests.train import inside
+from tests.train.inside import folder_of
 
 pytestmark = pytest.mark.train
 
@@ -69,6 +73,44 @@ def test_a_run_leaves_the_files_of_the_contract(home, tiny, until):
     from lora_ui import settings
 
     assert settings.parse(settings.read(folder / "settings.yaml")).adapter.r == 4
+
+
+def test_tokens_that_are_there_are_used_again_and_the_run_says_so(home, tiny):
+    ways = []
+    for id in ("first", "second"):
+        folder = folder_of(home, tiny(max_steps=1), id)
+        inside.train(folder)
+        ways.append(read_json(folder / "decided.json")["data.tokens"]["value"])
+    assert ways == ["made", "reused"]
+
+
+def test_things_are_worked_out_twice_in_every_layer_every_second_or_none_with_the_same_losses(home, tiny, monkeypatch):
+    """The tiny model has two layers."""
+    times, seen = {}, {}
+    again = modeling_utils.checkpoint
+    monkeypatch.setattr(modeling_utils, "checkpoint", lambda *args, **kwargs: times.update({id: times[id] + 1}) or again(*args, **kwargs))
+    for id, twice in (("none", False), ("half", "half"), ("all", True)):
+        times[id] = 0
+        folder = folder_of(home, tiny(max_steps=2, activation_checkpointing=twice), id)
+        inside.train(folder)
+        seen[id] = inside.losses(folder)
+    assert times["none"] == 0 < times["half"] and times["all"] == 2 * times["half"]
+    assert seen["none"] == seen["half"] == seen["all"]
+
+
+def test_four_bits_are_loaded_where_they_were_decided(home, tiny):
+    """On a processor they are not; what was decided is kept by a run that goes on, and a chat on a GPU loads the same."""
+    folder, forced = (folder_of(home, tiny(model={"load_in_4bit": "auto"}, max_steps=1), id) for id in ("auto", "forced"))
+    inside.train(folder)
+    decided = read_json(folder / "decided.json")
+    assert decided[memory.PRECISION]["value"] is False and "NVIDIA" in decided[memory.PRECISION]["reason"]
+    write_json(forced / "decided.json", {**decided, memory.PRECISION: {**decided[memory.PRECISION], "value": True}})
+    inside.train(forced)
+    assert inside.losses(folder)[0][3] != inside.losses(forced)[0][3]  # of the base model, on the held-out rows
+    assert [chat.trained_in(home, id) for id in ("auto", "forced")] == [(False, False), (True, False)]
+    params = read_json(folder / "job.json")["params"]
+    values = [{key: made["value"] for key, made in read_json(one / "decided.json").items()} for one in (folder, forced)]
+    assert checkpoints.digest(params, values[0]) != checkpoints.digest(params, values[1])
 
 
 def test_the_recipe_of_a_run_gives_the_same_run_again(home, tiny, until):

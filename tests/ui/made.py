@@ -51,6 +51,7 @@ def points(home: Home, id: str, upto: int, start: float = 2.4, best: float = 1.2
                 "learning_rate": 2e-4 * (1 - step / STEPS),
                 "grad_norm": 1.5 + math.sin(step),
                 "tokens_per_second": 118 + step % 5,
+                "peak_share": 0.31,
             }
             metrics.append(path, {"step": step, "time": time.time(), **row})
 

@@ -52,6 +52,13 @@ def test_phases_behind_are_timed_and_the_current_one_is_marked(home, t):
     assert re.findall(r'<li class="(\w+)">', ended) == ["done"] * 7
 
 
+def test_a_run_says_how_much_of_the_machine_it_uses(home, t):
+    known = runs.show(home, made.running(home))
+    assert known["peak_share"] == 0.31
+    assert t("runs.peak_share", n=31) in run_cards.progress(t, known)
+    assert t("runs.speed", n=120) in run_cards.progress(t, {**known, "peak_share": None})
+
+
 def test_the_verdict_is_as_plain_when_training_did_not_help(home, t):
     better, worse = (runs.show(home, made.ended(home, "finished", best=best)) for best in (1.2, 2.9))
     assert run_cards.verdict(t, better) == t("runs.better", base="2.38", now="1.17")

@@ -8,6 +8,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,12 @@ from typing import Any
 import gradio as gr
 import httpx
 import pytest
+import uvicorn
 import yaml
 
 from lora_ui import errors
 from lora_ui.home import REPOSITORY
+from lora_ui.ui import app as ui
 from lora_ui.ui import door, shell, theme
 from lora_ui.ui.data_parts import Upload
 from lora_ui.ui.words import Words
@@ -330,3 +334,33 @@ def test_a_path_that_a_visitor_names_is_never_read(tmp_path: Path, path: str) ->
 def test_an_upload_is_never_fetched_from_an_address() -> None:
     with gr.Blocks(), pytest.raises(errors.DataNotFound, match="example"):
         asyncio.run(Upload().async_move_resource_to_block_cache("https://example.org/rows.csv"))
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[gr.Blocks, str]]:
+    """A page that forgets as ours do, served by this process, so that its sessions can be counted."""
+    with gr.Blocks() as demo:
+        gr.State("")
+        demo.unload(lambda: ui.forget_closed(demo))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(ui.web(demo, "127.0.0.1", None), log_level="error"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        yield demo, f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(20)
+
+
+def test_sessions_of_closed_pages_are_forgotten_but_for_the_last(served: tuple[gr.Blocks, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    demo, url = served
+    monkeypatch.setattr(ui, "KEPT_CLOSED", 2)
+    for number in range(6):
+        demo.state_holder[f"page-{number}"]
+    for number in (0, 2, 3, 4):
+        with httpx.stream("GET", f"{url}/gradio_api/heartbeat/page-{number}", trust_env=False, timeout=20) as beats:
+            next(beats.iter_bytes())
+    sessions, pause, deadline = demo.state_holder.session_data, threading.Event(), time.monotonic() + 60
+    while len(sessions) > 4 and time.monotonic() < deadline:
+        pause.wait(0.05)  # nobody sets it
+    assert len(sessions) == 4 and {"page-1", "page-5"} <= set(sessions) == set(demo.state_holder.time_last_used)

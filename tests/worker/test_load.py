@@ -120,7 +120,11 @@ def test_from_the_hub_come_weights_and_words_but_no_code_and_no_pickle(tmp_path:
     home = Home.open(tmp_path / "home")
     script = (
         "import sys; from pathlib import Path; from lora_ui.worker import load; from lora_ui.worker.job import Job\n"
-        "job = Job(Path(sys.argv[1]), sys.stdin.readline()); print(load.local_folder(job, 'user-a/tiny', None))"
+        "class Told(Job):\n"
+        "    def phase(self, name):\n"
+        "        if name == 'load': (self.folder / 'fetched.json').write_bytes((self.folder / 'heartbeat').read_bytes())\n"
+        "        super().phase(name)\n"
+        "job = Told(Path(sys.argv[1]), sys.stdin.readline()); print(load.local_folder(job, 'user-a/tiny', None))"
     )
     command = [sys.executable, "-c", script, str(job(home).folder)]
     told = subprocess.run(command, cwd=REPOSITORY, input=standin_hub.write_token, capture_output=True, text=True, check=True)
@@ -136,8 +140,9 @@ def test_from_the_hub_come_weights_and_words_but_no_code_and_no_pickle(tmp_path:
     }
     assert {path.relative_to(folder).as_posix() for path in folder.rglob("*")} == wanted
     assert (folder / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
-    beat = read_json(job(home).folder / "heartbeat")
+    beat = read_json(job(home).folder / "fetched.json")
     assert (beat["phase"], beat["unit"], beat["done"]) == ("download", "bytes", beat["total"])
+    assert read_json(job(home).folder / "heartbeat")["phase"] == "load"  # what follows is not counted as fetching
 
 
 def test_a_gguf_file_becomes_the_model_it_was(home: Home, tmp_path: Path) -> None:

@@ -41,7 +41,8 @@ OFFERED = list(methods.all_methods())
 
 def logits(model: Any) -> torch.Tensor:
     was = model.training
-    with torch.no_grad():
+    short = next(model.parameters()).dtype == torch.bfloat16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=short):
         found = model.eval()(IDS.to(model.device)).logits.float().cpu()
     model.train(was)
     return found
@@ -114,7 +115,7 @@ def decided(folder: Path, dtype: str) -> None:
     chosen, asked = settings.parse(job.params["settings"]), job.params["prepare"]
     summary = prepared.summary(job.home, asked) or prepare.make(job, asked)
     here = replace(machine.look(), device="cpu", bf16_is_fast=dtype == "bfloat16")
-    train_module._decide(job, chosen, summary, here, Path(chosen.model.base_model))
+    train_module._decide(job, chosen, summary, here, Path(chosen.model.base_model), True)
 
 
 def without_its_end(folder: Path) -> Path:

@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from lora_ui import errors, fit, machine, methods, preflight, runs, settings
 from lora_ui.data import prepared
 from lora_ui.home import Home, read_json, write_json
-from lora_ui.worker import load, merge, prepare
+from lora_ui.worker import first_values, load, merge, prepare
 from lora_ui.worker import methods as worker_methods
 from lora_ui.worker import train as train_module
 from lora_ui.worker.job import Job, Stopped
@@ -43,7 +43,7 @@ def logits(model: Any) -> torch.Tensor:
     was = model.training
     short = next(model.parameters()).dtype == torch.bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=short):
-        found = model.eval()(IDS.to(model.device)).logits.float().cpu()
+        found = model.eval()(input_ids=IDS, **first_values.one_row(model, IDS)).logits.float()
     model.train(was)
     return found
 

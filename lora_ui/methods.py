@@ -80,7 +80,7 @@ def choose(key: str, raw: dict[str, Any], preset: dict[str, Any]) -> dict[str, A
     made_of = {place: defaults[place] for one in all_methods().values() for place, _ in _flat(one.settings) if "model." not in place}
     suits = {place: _at(preset, place) for one in all_methods().values() for place, _ in _flat(one.start)}
     own = {place: value for place, value in _flat(method.settings) if value != "set"} | dict(_flat(method.start))
-    if key == "lora" and raw["model"]["load_in_4bit"] is True:
+    if key == "lora" and raw.get("model", {}).get("load_in_4bit") is True:
         own["model.load_in_4bit"] = False  # it is QLoRA otherwise
     return settings.merge(raw, *({(at := place.split("."))[0]: {at[1]: value}} for place, value in {**suits, **made_of, **own}.items()))
 

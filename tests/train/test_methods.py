@@ -145,7 +145,7 @@ def whole_way(home: Home, raw: dict[str, Any], id: str, dtype: str = "float32") 
     assert (seen.first - plain).abs().max() < exact
     still = seen.learns - seen.moved
     assert seen.moved <= seen.learns and all("lora_E" in name for name in still)  # of weights that AdaLoRA left without rank
-    assert (seen.last_logits - plain).abs().max() > 0.05
+    assert (seen.last_logits - plain).abs().max() > 0.01
 
     with torch.no_grad():
         again = logits(PeftModel.from_pretrained(base, folder / "adapter"))

@@ -84,6 +84,27 @@ def shared(adapter: AdapterSettings, targets: tuple[Linear, ...]) -> int:
     return adapter.r * (max(one.inputs for one in targets) + max(one.outputs for one in targets))
 
 
+# what it takes besides
+
+
+def whole(adapter: AdapterSettings, targets: tuple[Linear, ...], size: int) -> int:
+    """Bytes of a layer that do not grow with the tokens: weights that a method works out whole and keeps for its gradients. `size`: bytes
+    of a number."""
+    numbers = sum(one.inputs * one.outputs for one in targets)
+    edges = sum(one.inputs + one.outputs for one in targets)
+    return size * numbers * (adapter.method in ("hira", "loha", "lokr")) + size * adapter.r * edges * (adapter.method == "vera")
+
+
+def remembered(adapter: AdapterSettings, size: int) -> int:
+    """Bytes that AdaLoRA remembers about the use of each number that learns."""
+    return 3 * size if adapter.method == "adalora" else 0
+
+
+def preparing(adapter: AdapterSettings, model: Shape, targets: tuple[Linear, ...], size: int) -> int:
+    """Bytes beside the weights while LoRA-GA works out the gradient of every weight."""
+    return model.layers * size * sum(one.inputs * one.outputs for one in targets) if adapter.init_lora_weights == "lora_ga" else 0
+
+
 def first_rank(rank: int) -> int:
     """AdaLoRA starts above its budget, by half."""
     return math.ceil(1.5 * rank)

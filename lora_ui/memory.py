@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lora_ui import fit
+from lora_ui import fit, learned
 from lora_ui.errors import Say
 from lora_ui.fit import Linear, Shape
 from lora_ui.machine import GIB, Machine
@@ -177,24 +177,18 @@ def items(base: BaseModel, chosen: Settings, step: Step) -> dict[str, int] | Non
         "weights": _weights(model, chosen, step),
         "adapter": counts["adapter_parameters"] * (number + (2 if _mixed(chosen, step) else 0)),
         "gradients": trainable * number,
-        "optimizer": round(trainable * (state_bytes(optimizer(chosen), number) + _known(chosen, number))),
+        "optimizer": round(trainable * (state_bytes(optimizer(chosen), number) + learned.remembered(chosen.adapter, number))),
         "activations": activations,
         "logits": logits,
         "context": CUDA_CONTEXT if step.device == "cuda" else LIBRARIES,
     }
-    if more := _preparing(model, chosen, step) - sum(found[name] for name in ("adapter", "gradients", "optimizer", "activations")):
+    if more := learned.preparing(chosen.adapter, model, _targets(model, chosen), step.bytes) - sum(
+        found[name] for name in ("adapter", "gradients", "optimizer", "activations")
+    ):
         found |= {"preparing": more} if more > 0 else {}
     if step.factor != 1:
         found["calibration"] = round((step.factor - 1) * measurable(found, step.device))
     return {**found, "margin": 100_000_000 + sum(found.values()) // 25}
-
-
-def _preparing(model: Shape, chosen: Settings, step: Step) -> int:
-    """Bytes beside the weights while LoRA-GA works out the gradient of every weight."""
-    if chosen.adapter.init_lora_weights != "lora_ga":
-        return 0
-    targets = fit.adapted(model, chosen.adapter.target_modules) or model.linears
-    return model.layers * step.bytes * sum(one.inputs * one.outputs for one in targets)
 
 
 def verdict(needed: dict[str, int], place: Place) -> str:
@@ -234,12 +228,6 @@ def _mixed(chosen: Settings, step: Step) -> bool:
     return step.bytes != _adapter_bytes(chosen, step)
 
 
-def _copied(chosen: Settings, step: Step) -> bool:
-    """Whether what an adapted weight reads is kept in the format of its adapter too; plain LoRA is spared that (load.spare_casts)."""
-    spared = chosen.adapter.method in ("lora", "lorafa", "adalora") and not chosen.adapter.use_dora
-    return _mixed(chosen, step) and not spared
-
-
 def optimizer(chosen: Settings) -> str:
     """LoRA-FA has one of its own, which keeps as much as Adam."""
     return "adamw_torch" if chosen.adapter.method == "lorafa" else chosen.training.optim
@@ -248,11 +236,6 @@ def optimizer(chosen: Settings) -> str:
 def state_bytes(optimizer: str, number: int) -> float:
     """Bytes of the optimizer's memory for each number that learns."""
     return 2 if "8bit" in optimizer else 0.1 if optimizer == "adafactor" else 2 * number
-
-
-def _known(chosen: Settings, number: int) -> int:
-    """Bytes that AdaLoRA remembers about the use of each number that learns."""
-    return 3 * number if chosen.adapter.method == "adalora" else 0
 
 
 def _weights(model: Shape, chosen: Settings, step: Step) -> int:
@@ -276,12 +259,16 @@ def _working(model: Shape, chosen: Settings, step: Step) -> tuple[int, int]:
     return kept + max(0, at_once - head), head
 
 
+def _targets(model: Shape, chosen: Settings) -> tuple[Linear, ...]:
+    return fit.adapted(model, chosen.adapter.target_modules) or model.linears
+
+
 def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that one layer keeps for its gradients: what its norms read, queries, keys, values and result of attention and its
     mask, what the feed-forward works out, and what each adapted weight reads."""
     adapter, size = chosen.adapter, step.bytes
-    targets = fit.adapted(model, adapter.target_modules) or model.linears
-    apart = adapter.lora_dropout > 0 or _copied(chosen, step)
+    targets = _targets(model, chosen)
+    apart = adapter.lora_dropout > 0 or (adapter.use_dora and _mixed(chosen, step)) or adapter.method == "oft"
     read = sum(one.inputs for one in targets) if apart else sum(_shared_inputs(model, targets))
     if adapter.method in ("lorafa", "miss"):  # what learns reads only what comes after it
         read = 0
@@ -289,15 +276,7 @@ def _layer(model: Shape, chosen: Settings, step: Step) -> int:
     of_token = 4 * model.normed + size * (_of_attention(model, step) + model.kept + read + adapter.r * len(targets)) + masks
     if adapter.use_dora:
         of_token += sum(one.outputs for one in targets) * (size + 2)
-    return of_token * step.tokens + _whole(chosen, step, targets)
-
-
-def _whole(chosen: Settings, step: Step, targets: tuple[Linear, ...]) -> int:
-    """Bytes of a layer that do not grow with the tokens: weights that a method works out whole and keeps for its gradients."""
-    numbers = sum(one.inputs * one.outputs for one in targets)
-    edges = sum(one.inputs + one.outputs for one in targets)
-    of_number = step.bytes * (chosen.adapter.method in ("hira", "loha", "lokr"))
-    return of_number * numbers + (step.bytes * chosen.adapter.r * edges if chosen.adapter.method == "vera" else 0)
+    return of_token * step.tokens + learned.whole(adapter, targets, size)
 
 
 def _of_attention(model: Shape, step: Step) -> int:
@@ -328,7 +307,8 @@ def _shared_inputs(model: Shape, targets: tuple[Linear, ...]) -> list[int]:
 def _backward(model: Shape, chosen: Settings, step: Step) -> int:
     """Bytes that going back through one layer holds for a moment."""
     inner = model.linears[-1].inputs
-    moment = 6 * inner + 10 * model.width if _copied(chosen, step) else step.bytes * (inner * 2 + model.width * 2)
+    copied = chosen.adapter.use_dora and _mixed(chosen, step)
+    moment = 6 * inner + 10 * model.width if copied else step.bytes * (inner * 2 + model.width * 2)
     moment += {"oft": 8, "ia3": 4}.get(chosen.adapter.method, 0) * inner
     biggest = max(one.inputs * one.outputs for one in model.linears)  # of a squeezed base: made whole while it is used
     return moment * step.tokens + biggest * (4 * quantised(chosen) + 16 * chosen.adapter.use_dora)

@@ -74,12 +74,14 @@ def applied(chosen: Settings) -> list[Method]:
 
 def choose(key: str, raw: dict[str, Any], preset: dict[str, Any]) -> dict[str, Any]:
     """`raw` made this method: what other methods are made of goes back to its default, what suits them to the `preset` (complete), and
-    how the base is squeezed stays unless the method says it."""
+    how the base is squeezed stays unless it makes the method."""
     method = all_methods()[key]
     defaults = {field.key: field.default for field in settings.fields()}
     made_of = {place: defaults[place] for one in all_methods().values() for place, _ in _flat(one.settings) if "model." not in place}
     suits = {place: _at(preset, place) for one in all_methods().values() for place, _ in _flat(one.start)}
     own = {place: value for place, value in _flat(method.settings) if value != "set"} | dict(_flat(method.start))
+    if key == "lora" and raw.get("model", {}).get("load_in_4bit") is True:
+        own["model.load_in_4bit"] = False  # it is QLoRA otherwise
     return settings.merge(raw, *({(at := place.split("."))[0]: {at[1]: value}} for place, value in {**suits, **made_of, **own}.items()))
 
 

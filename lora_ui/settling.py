@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from lora_ui import memory, presets, settings
+from lora_ui import memory, methods, presets, settings
 from lora_ui.errors import Say
 from lora_ui.memory import Place, Rows, Step
 from lora_ui.models import BaseModel
@@ -62,7 +62,8 @@ def _formats(chosen: Settings, place: Place) -> list[Settings]:
     """The settings with the base model as it is, and where that is to be decided also in 4 bits."""
     if chosen.model.load_in_4bit != "auto":
         return [chosen]
-    squeezable = place.device == "cuda" and not chosen.model.load_in_8bit
+    refused = methods.problems(settings.with_4bit(chosen, True), None)
+    squeezable = place.device == "cuda" and not chosen.model.load_in_8bit and not refused
     return [settings.with_4bit(chosen, four) for four in ((False, True) if squeezable else (False,))]
 
 
@@ -75,6 +76,8 @@ def _four_bits(taken: Settings, whole: int, place: Place) -> Decision:
         return Decision(False, Say("off, because 8 bits are set"))
     if place.device != "cuda":
         return Decision(False, Say("off: it comes by itself only where there is an NVIDIA GPU"))
+    if refused := methods.problems(settings.with_4bit(taken, True), None):
+        return Decision(False, Say("off, because {method} does not go with it", method=refused[0].values["method"]))
     return Decision(False, Say("off, because about {needed} of {room} is enough with 16 bits", **known))
 
 

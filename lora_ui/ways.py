@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from lora_ui import memory, settings, settling
+from lora_ui import memory, methods, settings, settling
 from lora_ui.errors import Say
 from lora_ui.memory import Place, Rows
 from lora_ui.models import BaseModel
@@ -60,7 +60,7 @@ def ways(base: BaseModel, chosen: Settings, rows: Rows, place: Place, others: li
 def _tried(base: BaseModel, chosen: Settings, rows: Rows, place: Place, said: Say, change: dict[str, Any], before: int) -> Way | None:
     changed = settings.parse(settings.merge(chosen.model_dump(), change))
     _, needed = settling.settle(base, changed, rows, place)
-    if needed is None:
+    if needed is None or methods.problems(changed, base.config):
         return None
     total = sum(needed.values())
     return Way(said, change, before - total, total, memory.verdict(needed, place))

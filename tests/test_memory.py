@@ -228,3 +228,15 @@ def test_this_machine_is_a_place() -> None:
     gpus = [machine.Gpu("a", "Big", 80 * GIB, 70 * GIB, (9, 0)), machine.Gpu("b", "Small", 8 * GIB, 8 * GIB, (7, 5))]
     two = memory.here(replace(look, device="cuda", gpus=gpus))
     assert [(place.name, place.whole) for place in two] == [("Small", 8 * GIB), ("Big", 80 * GIB)]
+
+
+def test_a_method_that_cannot_read_a_squeezed_base_never_gets_one() -> None:
+    wanted = {"model": {"load_in_4bit": "auto"}}
+    decided, _ = settling.settle(QWEN3_8B, settings.parse(wanted), ROWS, gpu(12))
+    assert decided[memory.PRECISION].value is True
+    for init in ({"init_lora_weights": "pissa"}, {"method": "ia3"}):
+        chosen = settings.parse({**wanted, "adapter": init})
+        decided, _ = settling.settle(QWEN3_8B, chosen, ROWS, gpu(12))
+        assert decided[memory.PRECISION].value is False and "does not go with it" in decided[memory.PRECISION].reason
+        offered = ways.ways(QWEN3_8B, settings.parse({"adapter": init}), ROWS, gpu(14), [])
+        assert [way for way in offered if way.change.get("model", {}).get("load_in_4bit")] == []

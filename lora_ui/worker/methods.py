@@ -4,10 +4,8 @@ save point holds so that a run goes on exactly and the adapter fits the untouche
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -147,18 +145,6 @@ class Allocate(TrainerCallback):
 
 def callbacks(chosen: Settings) -> list[TrainerCallback]:
     return [Allocate()] if chosen.adapter.method == "adalora" else []
-
-
-@contextlib.contextmanager
-def without_penalty(model: PeftModel) -> Iterator[None]:
-    """AdaLoRA adds a penalty to every loss that it works out; a test shows the loss itself."""
-    told = model.peft_config["default"]
-    if not isinstance(told, AdaLoraConfig):
-        yield
-        return
-    weight, told.orth_reg_weight = told.orth_reg_weight, 0.0
-    yield
-    told.orth_reg_weight = weight
 
 
 # Save points

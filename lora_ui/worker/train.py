@@ -99,7 +99,7 @@ def run(job: Job) -> dict[str, Any]:
     trainer.chosen, trainer.first = chosen, first
     trainer.base_model = chosen.model.base_model if job.params["base_kind"] == "hub" else None
     # TRL makes the adapters of a quantised base bfloat16: fp16's gradient scaler cannot take it, and numbers near one would stand still
-    if dtype != torch.bfloat16 or not memory.narrow(chosen):
+    if dtype != torch.bfloat16 or not memory.narrow(settings.with_4bit(chosen, bool(four))):
         for parameter in trainer.model.parameters():
             parameter.data = parameter.data.float() if parameter.requires_grad else parameter.data
 

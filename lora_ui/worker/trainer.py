@@ -32,8 +32,8 @@ class SavingTrainer(SFTTrainer):
     """Their digest."""
     base_model: str | None
     """The Hub's name of it, if it has one."""
-    chosen: Settings
-    first: methods.Weights
+    chosen: Settings = Settings()
+    first: methods.Weights = {}
     """First values that were taken out of the base."""
     testing = False
     """Whether a test is under way, after the first step."""
@@ -65,8 +65,7 @@ class SavingTrainer(SFTTrainer):
 
     def evaluate(self, *args: Any, **named: Any) -> dict[str, float]:
         self.testing = self.state.global_step > 0
-        with methods.without_penalty(self.model):
-            found: dict[str, float] = super().evaluate(*args, **named)
+        found: dict[str, float] = super().evaluate(*args, **named)
         self.testing = False
         return found
 

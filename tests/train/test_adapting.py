@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from lora_ui import errors, fit, machine, methods, preflight, runs, settings
 from lora_ui.data import prepared
 from lora_ui.home import Home, read_json, write_json
-from lora_ui.worker import load, merge, prepare
+from lora_ui.worker import first_values, load, merge, prepare
 from lora_ui.worker import methods as worker_methods
 from lora_ui.worker import train as train_module
 from lora_ui.worker.job import Job, Stopped
@@ -41,8 +41,9 @@ OFFERED = list(methods.all_methods())
 
 def logits(model: Any) -> torch.Tensor:
     was = model.training
-    with torch.no_grad():
-        found = model.eval()(IDS.to(model.device)).logits.float().cpu()
+    short = next(model.parameters()).dtype == torch.bfloat16
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=short):
+        found = model.eval()(input_ids=IDS, **first_values.one_row(model, IDS)).logits.float()
     model.train(was)
     return found
 
@@ -114,7 +115,7 @@ def decided(folder: Path, dtype: str) -> None:
     chosen, asked = settings.parse(job.params["settings"]), job.params["prepare"]
     summary = prepared.summary(job.home, asked) or prepare.make(job, asked)
     here = replace(machine.look(), device="cpu", bf16_is_fast=dtype == "bfloat16")
-    train_module._decide(job, chosen, summary, here, Path(chosen.model.base_model))
+    train_module._decide(job, chosen, summary, here, Path(chosen.model.base_model), True)
 
 
 def without_its_end(folder: Path) -> Path:
@@ -144,7 +145,7 @@ def whole_way(home: Home, raw: dict[str, Any], id: str, dtype: str = "float32") 
     assert (seen.first - plain).abs().max() < exact
     still = seen.learns - seen.moved
     assert seen.moved <= seen.learns and all("lora_E" in name for name in still)  # of weights that AdaLoRA left without rank
-    assert (seen.last_logits - plain).abs().max() > 0.05
+    assert (seen.last_logits - plain).abs().max() > 0.01
 
     with torch.no_grad():
         again = logits(PeftModel.from_pretrained(base, folder / "adapter"))

@@ -131,7 +131,7 @@ def test_how_to_adapt_is_one_choice_and_what_does_not_go_with_it_is_mended_by_a_
     page.locator("#mend").click()
     expect(page.locator("#start")).to_be_enabled()
     expect(page.locator("#mend")).to_be_hidden()
-    expect(page.locator("#set-model-load_in_4bit input")).to_be_checked()
+    expect(page.locator("#set-model-load_in_4bit input")).to_have_value(t("form.on"))
     choose(page, "LoRA-FA")
     expect(page.locator("#set-training-optim")).to_contain_text(
         t("form.idle", why=t.say(Say(methods.all_methods()["lorafa"].idle["training.optim"])))

@@ -18,9 +18,6 @@ from transformers.masking_utils import AttentionMaskInterface
 
 from lora_ui.memory import VARLEN
 
-SHORT = 192
-"""Tokens of a row up to which PyTorch's attention is faster in float32 than in bfloat16 on a CPU, also on one with AMX (measured)."""
-
 
 def register() -> None:
     """Make `attn_implementation="varlen"` known to transformers."""
@@ -68,7 +65,6 @@ def _row(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: f
     mask = None
     if window and length > window:
         mask = torch.ones(length, length, dtype=torch.bool).tril().triu(1 - window)
-    q, k, v = (one.to(torch.float32 if length <= SHORT else value.dtype) for one in (query, key, value))
+    q, k = query.to(value.dtype), key.to(value.dtype)
     with torch.autocast("cpu", enabled=False):
-        out = scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)
-    return out.to(value.dtype)
+        return scaled_dot_product_attention(q, k, value, mask, is_causal=mask is None, scale=scaling, enable_gqa=True)

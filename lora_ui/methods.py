@@ -109,12 +109,17 @@ def _at(groups: dict[str, Any], place: str) -> Any:
     return groups[group][name]
 
 
+def _value(chosen: Settings, place: str) -> Any:
+    group, _, name = place.partition(".")
+    return getattr(getattr(chosen, group), name)
+
+
 def _holds(place: str, wanted: Any, chosen: Settings, config: dict[str, Any] | None) -> bool:
     """Whether a setting (or `model_type` of the base) is `wanted`: a value, one of a list, set (not its default), odd, wide (more than the
     smallest side of the weights that learn), twice wide (more than half of it), deep (more than their smallest input), or uneven (no divisor of all their inputs)."""
-    value: Any = (config or {}).get("model_type") if place == "model_type" else _at(chosen.model_dump(), place)
+    value: Any = (config or {}).get("model_type") if place == "model_type" else _value(chosen, place)
     if wanted == "set":
-        return bool(value != next(field.default for field in settings.fields() if field.key == place))
+        return bool(value != _value(Settings(), place))
     if wanted == "odd":
         return bool(value % 2)
     if wanted in ("wide", "twice wide", "deep", "uneven"):

@@ -18,7 +18,6 @@ from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 
 from lora_ui import errors
 from lora_ui.errors import Say
-from lora_ui.memory import VARLEN
 from lora_ui.settings import AdapterSettings
 from lora_ui.worker.job import Job
 
@@ -44,20 +43,11 @@ def look(job: Job, model: Any, adapter: AdapterSettings, rows: Any) -> None:
     preprocess_loraga(model, _maybe_include_all_linear_layers(told, model), backward)
 
 
-def one_row(model: Any, ids: torch.Tensor) -> dict[str, Any]:
-    """What attention over rows end to end is told of a single one."""
-    if model.config._attn_implementation != VARLEN:
-        return {}
-    length = ids.shape[1]
-    return {"cu_seq_lens_q": torch.tensor([0, length], dtype=torch.int32, device=ids.device), "max_length_q": length}
-
-
 def _rows(job: Job, model: Any, rows: Any) -> Iterator[dict[str, torch.Tensor]]:
     several = rows.select(range(min(LOOKED_AT, len(rows))))
     for done, row in enumerate(several):
         job.check()
-        ids, labels = (torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels"))
-        yield {"input_ids": ids, "labels": labels, **one_row(model, ids)}
+        yield {name: torch.tensor([row[name]], device=model.device) for name in ("input_ids", "labels")}
         job.progress(done + 1, len(several), "rows")
 
 
@@ -77,7 +67,7 @@ def eva(job: Job, model: PeftModel, rows: Any) -> None:
         if seen > PATIENCE * len(batches):
             why = Say("The directions in which these rows vary do not settle: there are too few rows for this rank.")
             raise errors.MethodUnsuitable(method="EVA", why=why, instead=Say("Choose a smaller rank."), change={})
-        model(**inputs, **one_row(model, inputs["input_ids"]))
+        model(**inputs)
         seen += 1
 
     initialize_lora_eva_weights(model, batches, forward_fn=forward, show_progress_bar=False)

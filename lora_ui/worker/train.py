@@ -59,11 +59,12 @@ def run(job: Job) -> dict[str, Any]:
 
     job.phase("load")
     folder = load.local_folder(job, chosen.model.base_model, chosen.model.revision)
-    for problem in methods.problems(chosen, read_json(folder / "config.json")):
+    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
+    for problem in methods.problems(chosen, base.config):
         raise problem
 
     # What the machine decides, once; a resumed run keeps it.
-    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, folder, known is not None)
+    said = read_json(job.folder / "decided.json") or _decide(job, chosen, summary, here, base, known is not None)
     decided = {key: value["value"] for key, value in said.items()}
     torch.set_num_threads(decided["machine.threads"])
     settings_digest = checkpoints.digest(job.params, decided)
@@ -93,7 +94,6 @@ def run(job: Job) -> dict[str, Any]:
         processing_class=tokenizer,
         callbacks=[watch, *adapters.callbacks(chosen)],
     )
-    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     watch.full_speed = speed.full(job.home, here.name, decided, base, trainable, summary["train_lengths"])
     trainer.keep, trainer.watch, trainer.settings = chosen.training.save_total_limit, watch, settings_digest
     trainer.chosen, trainer.first = chosen, first
@@ -193,10 +193,9 @@ def _arguments(output: Path, chosen: settings.Settings, decided: dict[str, Any],
 
 
 def _decide(
-    job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, folder: Path, reused: bool
+    job: Job, chosen: settings.Settings, summary: dict[str, Any], here: machine.Machine, base: BaseModel, reused: bool
 ) -> dict[str, Any]:
     """Every automatic value with its reason, written to `decided.json`. `reused`: the tokens were there before."""
-    base = BaseModel(name=chosen.model.base_model, kind="folder", title="", config=read_json(folder / "config.json"))
     place = replace(memory.here(here)[0], factor=job.params.get("calibration", 1.0))
     made, _ = settling.settle(base, chosen, memory.Rows.of(summary), place)
     together = _tested_at_once(made, chosen, summary, here.device)

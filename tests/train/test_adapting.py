@@ -24,7 +24,8 @@ from transformers import TrainerCallback
 from lora_ui import errors, fit, machine, methods, preflight, runs, settings
 from lora_ui.data import prepared
 from lora_ui.home import Home, read_json, write_json
-from lora_ui.worker import first_values, load, merge, prepare
+from lora_ui.models import BaseModel
+from lora_ui.worker import load, merge, prepare
 from lora_ui.worker import methods as worker_methods
 from lora_ui.worker import train as train_module
 from lora_ui.worker.job import Job, Stopped
@@ -43,7 +44,7 @@ def logits(model: Any) -> torch.Tensor:
     was = model.training
     short = next(model.parameters()).dtype == torch.bfloat16
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=short):
-        found = model.eval()(input_ids=IDS, **first_values.one_row(model, IDS)).logits.float()
+        found = model.eval()(input_ids=IDS).logits.float()
     model.train(was)
     return found
 
@@ -115,7 +116,8 @@ def decided(folder: Path, dtype: str) -> None:
     chosen, asked = settings.parse(job.params["settings"]), job.params["prepare"]
     summary = prepared.summary(job.home, asked) or prepare.make(job, asked)
     here = replace(machine.look(), device="cpu", bf16_is_fast=dtype == "bfloat16")
-    train_module._decide(job, chosen, summary, here, Path(chosen.model.base_model), True)
+    config = read_json(Path(chosen.model.base_model) / "config.json")
+    train_module._decide(job, chosen, summary, here, BaseModel(name="tiny", kind="folder", title="", config=config), True)
 
 
 def without_its_end(folder: Path) -> Path:
